@@ -1,0 +1,201 @@
+//! Messages between a client (the command line) and the coordinator: one stream a request, one
+//! or more replies.
+
+use crate::event::{Event, GenerationSummary};
+use crate::work::TrainingProgress;
+use crate::{Digest, JobId, RemoteError, SubmissionKey, WorkerId};
+use serde::{Deserialize, Serialize};
+
+/// What a client asks.
+#[expect(
+    missing_docs,
+    reason = "fields of one id or flag are named as they read"
+)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientRequest {
+    /// Accept a job. Reply: [`ClientReply::Submitted`].
+    Submit {
+        /// Makes a repeated submission harmless.
+        key: SubmissionKey,
+        /// Name of the job file, for messages.
+        file: String,
+        /// The job file.
+        text: String,
+        /// Refuse a job whose gangs need more slots than there are (`run`), or queue it (`submit`).
+        refuse_unless_fits: bool,
+    },
+    /// All jobs. Reply: [`ClientReply::Jobs`].
+    Jobs,
+    /// One job. Reply: [`ClientReply::Job`].
+    Show { job: JobId },
+    /// Why a job waits. Reply: [`ClientReply::Explanation`].
+    Explain { job: JobId },
+    /// Stop a job. Reply: [`ClientReply::Done`].
+    Cancel { job: JobId },
+    /// Lines of a job. Replies: [`ClientReply::LogLines`] until the end of the stream.
+    Logs { job: JobId, follow: bool },
+    /// Events. Replies: [`ClientReply::Events`] until the end of the stream.
+    Events {
+        /// Number of the first wanted.
+        from: u64,
+        /// Go on with new ones.
+        follow: bool,
+    },
+    /// A job's state, several times a second until it ends. Replies: [`ClientReply::Job`].
+    Follow { job: JobId },
+    /// All workers. Reply: [`ClientReply::Workers`].
+    Workers,
+    /// A blob. Replies: [`ClientReply::BlobStart`], then [`ClientReply::BlobChunk`] to its end.
+    Blob { digest: Digest },
+    /// The coordinator itself. Reply: [`ClientReply::Status`].
+    Status,
+}
+
+/// What the coordinator answers.
+#[expect(
+    missing_docs,
+    reason = "fields of one id or flag are named as they read"
+)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ClientReply {
+    /// The job is durable.
+    Submitted { job: JobId, already_known: bool },
+    /// All jobs, by id.
+    Jobs(Vec<JobView>),
+    /// One job.
+    Job(Box<JobView>),
+    /// Why a job waits, sentence by sentence.
+    Explanation(Vec<String>),
+    /// The request is carried out and durable.
+    Done,
+    /// Some lines.
+    LogLines(Vec<LogLine>),
+    /// Some events.
+    Events(Vec<Event>),
+    /// All workers.
+    Workers(Vec<WorkerView>),
+    /// A blob follows.
+    BlobStart { bytes: u64 },
+    /// The next piece of at most [`crate::limits::BLOB_CHUNK_BYTES`].
+    BlobChunk(Vec<u8>),
+    /// The coordinator itself.
+    Status(CoordinatorView),
+    /// Refused.
+    Error(RemoteError),
+}
+
+/// State of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobStatus {
+    /// Accepted, nothing runs.
+    Queued,
+    /// Something runs.
+    Running,
+    /// Ended with a result.
+    Finished,
+    /// Ended without one.
+    Failed,
+    /// Stopped by its owner.
+    Cancelled,
+}
+
+impl JobStatus {
+    /// Whether nothing more will happen.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Finished | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// A job as people see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// The job.
+    pub job: JobId,
+    /// Name in the job file.
+    pub name: String,
+    /// Kind in the job file (`evolve.prune`).
+    pub kind: String,
+    /// State.
+    pub status: JobStatus,
+    /// Stage that runs now.
+    pub stage: String,
+    /// All stages in order.
+    pub stages: Vec<String>,
+    /// Replicated time of submission, milliseconds since 1970.
+    pub submitted_ms: u64,
+    /// Replicated time of the first work.
+    pub started_ms: Option<u64>,
+    /// Replicated time of the end.
+    pub ended_ms: Option<u64>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Slots that compute for it now.
+    pub slots: u32,
+    /// Items of running maps: recorded and in all.
+    pub items: (u64, u64),
+    /// Evaluations computed.
+    pub evaluated: u64,
+    /// Evaluations answered from the cache.
+    pub cache_hits: u64,
+    /// Items and gangs that were run again.
+    pub retries: u64,
+    /// The gang that trains now: what it trains, and where it stands.
+    pub training: Option<(String, TrainingProgress)>,
+    /// The latest generation.
+    pub generation: Option<GenerationSummary>,
+    /// The driver's summary (JSON text) once the job has finished.
+    pub summary: Option<String>,
+    /// Blobs that the job wrote, by name.
+    pub artifacts: Vec<(String, Digest)>,
+}
+
+/// A line of a job's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Wall clock of the coordinator, milliseconds since 1970.
+    pub time_ms: u64,
+    /// Who wrote it.
+    pub worker: Option<WorkerId>,
+    /// The text.
+    pub text: String,
+}
+
+/// A worker as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Name.
+    pub worker: WorkerId,
+    /// Whether its session stands.
+    pub connected: bool,
+    /// Process id of the agent.
+    pub process: u32,
+    /// Process ids of the executors by slot.
+    pub executors: Vec<u32>,
+    /// Host.
+    pub host: String,
+    /// Slots.
+    pub slots: u32,
+    /// Slots that run a lease or a rank.
+    pub busy: u32,
+    /// Numerics class.
+    pub numerics: String,
+    /// Address of its metrics.
+    pub metrics: Option<String>,
+}
+
+/// The coordinator as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinatorView {
+    /// [`crate::version::build_id`].
+    pub build: String,
+    /// Process id.
+    pub process: u32,
+    /// Term.
+    pub term: u64,
+    /// Applied index.
+    pub applied: u64,
+    /// Why it only reads, if it does.
+    pub read_only: Option<String>,
+    /// Where it serves metrics.
+    pub metrics: Option<String>,
+}

@@ -1,0 +1,26 @@
+//! What Evoring's processes say to each other: typed ids, messages, the frame codec, limits and
+//! versions. Nothing here decides anything.
+//!
+//! Start with [`worker`] (agent and coordinator), [`client`] (command line and coordinator) and
+//! [`executor`] (agent and executor). [`codec`] turns messages into frames whose size is checked
+//! before anything is allocated; [`limits`] holds every bound. The QUIC transport with mutual TLS
+//! is in `transport`, behind the feature of that name.
+
+pub mod client;
+pub mod codec;
+pub mod digest;
+pub mod error;
+pub mod event;
+pub mod executor;
+pub mod ids;
+pub mod limits;
+pub mod numerics;
+#[cfg(feature = "transport")]
+pub mod transport;
+pub mod version;
+pub mod work;
+pub mod worker;
+
+pub use digest::Digest;
+pub use error::{ErrorCode, RemoteError};
+pub use ids::*;

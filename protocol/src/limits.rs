@@ -1,0 +1,42 @@
+//! Every bound on what comes from outside, each checked before memory is taken.
+
+/// A job file.
+pub const JOB_FILE_BYTES: usize = 1 << 20;
+/// A frame from a client to the coordinator: a job file and room for the rest.
+pub const CLIENT_REQUEST_BYTES: usize = JOB_FILE_BYTES + (64 << 10);
+/// A frame from the coordinator to a client: a page of events or jobs, or a piece of a blob.
+pub const CLIENT_REPLY_BYTES: usize = 4 << 20;
+/// A frame from an agent: a batch of results, or the leases that it holds.
+pub const WORKER_REPORT_BYTES: usize = 4 << 20;
+/// A frame to an agent: a batch of items with their payload.
+pub const WORKER_COMMAND_BYTES: usize = 8 << 20;
+/// A frame between agent and executor.
+pub const EXECUTOR_FRAME_BYTES: usize = 8 << 20;
+/// A piece of a blob on its way to a client.
+pub const BLOB_CHUNK_BYTES: usize = 1 << 20;
+/// A whole blob that a client or an agent will take.
+pub const BLOB_BYTES: u64 = 8 << 30;
+/// A result in the log: integers or the digest of a blob.
+pub const RESULT_BYTES: usize = 256;
+/// A finished job's summary in the replicated state.
+pub const SUMMARY_BYTES: usize = 4 << 10;
+/// An item of a map (a chromosome, a task description).
+pub const ITEM_BYTES: usize = 64 << 10;
+/// Items of one map.
+pub const MAP_ITEMS: usize = 1 << 20;
+/// A demand's payload.
+pub const PAYLOAD_BYTES: usize = 1 << 20;
+/// A blob that a driver writes (a generation, a report).
+pub const DRIVER_BLOB_BYTES: usize = 16 << 20;
+/// Blobs that one demand reads.
+pub const INPUTS: usize = 64;
+/// Ranks of a gang.
+pub const GANG_RANKS: u32 = 4096;
+/// Slots of one worker.
+pub const WORKER_SLOTS: u32 = 1024;
+/// Text of one error, one log line or one name coming from a worker or a client.
+pub const TEXT_BYTES: usize = 4 << 10;
+/// Log lines kept for each job.
+pub const JOB_LOG_LINES: usize = 10_000;
+/// Times an item or a gang is tried before its job fails.
+pub const ATTEMPTS: u32 = 8;

@@ -1,0 +1,307 @@
+//! Frames from a careless or hostile sender: every limit, every cut, every wrong byte.
+
+use evoring_protocol::client::{ClientReply, ClientRequest};
+use evoring_protocol::codec::{
+    self, CodecError, FRAME_VERSION, FrameKind, HEADER_BYTES, Message, decode_body, decode_header,
+    encode, read_frame, write_frame,
+};
+use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
+use evoring_protocol::work::WorkError;
+use evoring_protocol::worker::{WorkerCommand, WorkerReport};
+use evoring_protocol::{Digest, JobId, WorkerId, limits};
+use proptest::prelude::*;
+use std::io::{self, Cursor, ErrorKind};
+
+fn header(bytes: u32, kind: u8, version: u8) -> [u8; HEADER_BYTES] {
+    let [a, b, c, d] = bytes.to_le_bytes();
+    [a, b, c, d, kind, version]
+}
+
+/// Claim: a body of exactly the limit is announced, one byte more is refused.
+/// Method: for each kind, the header at both sides of its limit.
+#[test]
+fn limits_of_announced_bodies() {
+    fn check<M: Message>() {
+        let limit = M::KIND.limit_bytes();
+        let kind = M::KIND as u8;
+        assert_eq!(
+            decode_header::<M>(header(limit as u32, kind, FRAME_VERSION)),
+            Ok(limit)
+        );
+        for got in [limit + 1, u32::MAX as usize] {
+            assert_eq!(
+                decode_header::<M>(header(got as u32, kind, FRAME_VERSION)),
+                Err(CodecError::TooLarge {
+                    kind: M::KIND,
+                    limit,
+                    got
+                })
+            );
+        }
+    }
+    check::<WorkerReport>();
+    check::<WorkerCommand>();
+    check::<ClientRequest>();
+    check::<ClientReply>();
+    check::<ExecutorCommand>();
+    check::<ExecutorReport>();
+}
+
+/// Claim: what a sender may send is what a receiver takes, to the byte.
+/// Method: a message whose body is exactly the limit, and one a byte longer.
+#[test]
+fn limits_of_sent_bodies() {
+    let limit = FrameKind::ClientReply.limit_bytes();
+    // The variant's number and the length of this many bytes take 1 and 4 bytes.
+    let longest = ClientReply::BlobChunk(vec![7; limit - 5]);
+    let frame = encode(&longest).unwrap();
+    assert_eq!(frame.len(), HEADER_BYTES + limit);
+    assert!(read_frame(&mut Cursor::new(frame)).unwrap() == Some(longest));
+    let error = encode(&ClientReply::BlobChunk(vec![7; limit - 4])).unwrap_err();
+    assert_eq!(
+        error,
+        CodecError::TooLarge {
+            kind: FrameKind::ClientReply,
+            limit,
+            got: limit + 1
+        }
+    );
+}
+
+/// Claim: the largest useful messages fit: a whole job file, a whole piece of a blob, an item of
+/// the largest size.
+/// Method: encode them.
+#[test]
+fn largest_useful_messages_fit() {
+    let submit = ClientRequest::Submit {
+        key: evoring_protocol::SubmissionKey([0xff; 16]),
+        file: "f".repeat(limits::TEXT_BYTES),
+        text: "t".repeat(limits::JOB_FILE_BYTES),
+        refuse_unless_fits: true,
+    };
+    encode(&submit).unwrap();
+    encode(&ClientReply::BlobChunk(vec![0; limits::BLOB_CHUNK_BYTES])).unwrap();
+}
+
+/// Claim: kinds have the documented numbers, each its own.
+/// Method: the table, written out a second time.
+#[test]
+fn kinds_keep_their_numbers() {
+    let numbers = [
+        (FrameKind::WorkerReport, 1),
+        (FrameKind::WorkerCommand, 2),
+        (FrameKind::ClientRequest, 3),
+        (FrameKind::ClientReply, 4),
+        (FrameKind::ExecutorCommand, 5),
+        (FrameKind::ExecutorReport, 6),
+    ];
+    for (kind, number) in numbers {
+        assert_eq!(kind as u8, number);
+    }
+}
+
+/// Claim: bytes after a message are an error, not ignored.
+/// Method: a whole message and one byte.
+#[test]
+fn trailing_bytes_are_an_error() {
+    let mut body = encode(&ClientRequest::Jobs)
+        .unwrap()
+        .split_off(HEADER_BYTES);
+    body.push(0);
+    let error = decode_body::<ClientRequest>(&body).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "body of a ClientRequest (2 bytes): 1 bytes left over"
+    );
+}
+
+/// Claim: a stream that ends between frames ends; one that ends inside of a frame fails.
+/// Method: every prefix of two frames.
+#[test]
+fn every_cut_of_a_stream() {
+    let mut bytes = Vec::new();
+    write_frame(&mut bytes, &ClientRequest::Show { job: JobId(7) }).unwrap();
+    let first = bytes.len();
+    write_frame(&mut bytes, &ClientRequest::Jobs).unwrap();
+    for cut in 0..=bytes.len() {
+        let mut stream = Cursor::new(&bytes[..cut]);
+        let mut received = 0;
+        let end = loop {
+            match read_frame::<ClientRequest>(&mut stream) {
+                Ok(Some(_)) => received += 1,
+                Ok(None) => break None,
+                Err(error) => break Some(error.kind()),
+            }
+        };
+        let whole = cut == 0 || cut == first || cut == bytes.len();
+        let expected = if whole {
+            None
+        } else {
+            Some(ErrorKind::UnexpectedEof)
+        };
+        assert_eq!(end, expected, "cut at {cut}");
+        assert_eq!(
+            received,
+            usize::from(cut >= first) + usize::from(cut == bytes.len())
+        );
+    }
+}
+
+/// Gives one byte at a time, and an interruption before each.
+struct Trickle<'a>(&'a [u8], bool);
+
+impl io::Read for Trickle<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.1 = !self.1;
+        if self.1 {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let Some((first, rest)) = self.0.split_first() else {
+            return Ok(0);
+        };
+        buffer[0] = *first;
+        self.0 = rest;
+        Ok(1)
+    }
+}
+
+/// Claim: how the bytes arrive does not matter.
+/// Method: a reader that gives single bytes and is interrupted in between.
+#[test]
+fn slow_and_interrupted_reader() {
+    let mut bytes = Vec::new();
+    let request = ClientRequest::Explain {
+        job: JobId(u64::MAX),
+    };
+    write_frame(&mut bytes, &request).unwrap();
+    let mut reader = Trickle(&bytes, false);
+    assert_eq!(read_frame(&mut reader).unwrap(), Some(request));
+    assert_eq!(read_frame::<ClientRequest>(&mut reader).unwrap(), None);
+}
+
+/// Claim: a length inside of a body that is larger than the body takes no memory of that size.
+/// Method: vectors, texts and maps of 2^64-1 elements; were memory taken, this would abort.
+#[test]
+fn huge_inner_lengths_are_errors() {
+    let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    for variant in 0..=16u8 {
+        for padding in 0..8 {
+            let body = [&[variant][..], &vec![1; padding], &huge].concat();
+            refuse_or_understand::<WorkerReport>(&body);
+            refuse_or_understand::<WorkerCommand>(&body);
+            refuse_or_understand::<ClientRequest>(&body);
+            refuse_or_understand::<ClientReply>(&body);
+            refuse_or_understand::<ExecutorCommand>(&body);
+            refuse_or_understand::<ExecutorReport>(&body);
+        }
+    }
+}
+
+/// Any bytes: an error, or a message that survives another round.
+fn refuse_or_understand<M: Message>(body: &[u8]) {
+    if let Ok(message) = decode_body::<M>(body) {
+        let again = encode(&message).expect("a decoded message fits into a frame");
+        let decoded =
+            decode_body::<M>(&again[HEADER_BYTES..]).expect("what was encoded can be decoded");
+        // Not the messages: a NaN is not equal to itself.
+        assert_eq!(encode(&decoded), Ok(again));
+    }
+}
+
+proptest! {
+    /// Claim: a header is accepted exactly if kind, version and size are right.
+    /// Method: any six bytes, often with right kind and version, against the rule said again.
+    #[test]
+    fn headers(
+        bytes in any::<u32>(),
+        kind in prop_oneof![Just(FrameKind::ClientRequest as u8), any::<u8>()],
+        version in prop_oneof![Just(FRAME_VERSION), any::<u8>()],
+        shift in 0..32u32,
+    ) {
+        let bytes = bytes >> shift;
+        let decoded = decode_header::<ClientRequest>(header(bytes, kind, version));
+        let fits = bytes as usize <= limits::CLIENT_REQUEST_BYTES;
+        let right = kind == FrameKind::ClientRequest as u8 && version == FRAME_VERSION && fits;
+        prop_assert_eq!(decoded.ok(), right.then_some(bytes as usize));
+    }
+
+    /// Claim: no body panics, whatever its bytes.
+    /// Method: any bytes, as every kind.
+    #[test]
+    fn hostile_bodies(body in proptest::collection::vec(any::<u8>(), 0..512)) {
+        refuse_or_understand::<WorkerReport>(&body);
+        refuse_or_understand::<WorkerCommand>(&body);
+        refuse_or_understand::<ClientRequest>(&body);
+        refuse_or_understand::<ClientReply>(&body);
+        refuse_or_understand::<ExecutorCommand>(&body);
+        refuse_or_understand::<ExecutorReport>(&body);
+    }
+
+    /// Claim: no stream panics the blocking reader.
+    /// Method: any bytes, often behind a right header.
+    #[test]
+    fn hostile_streams(
+        body in proptest::collection::vec(any::<u8>(), 0..64),
+        announced in 0..80u32,
+        begin in any::<bool>(),
+    ) {
+        let mut stream = Vec::new();
+        if begin {
+            stream.extend(header(announced, FrameKind::WorkerReport as u8, FRAME_VERSION));
+        }
+        stream.extend(body);
+        let mut stream = Cursor::new(stream);
+        while let Ok(Some(_)) = read_frame::<WorkerReport>(&mut stream) {}
+    }
+
+    /// Claim: a name that no worker may have does not get in by a message either.
+    /// Method: any text as the name in a message, against the rule said again.
+    #[test]
+    fn worker_names(name in prop_oneof!["[a-z0-9-]{0,66}", ".{0,8}"]) {
+        let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-');
+        let valid = (1..=64).contains(&name.len()) && name.chars().all(allowed);
+        prop_assert_eq!(WorkerId::new(&name).is_ok(), valid);
+        let bytes = postcard::to_allocvec(&name).unwrap();
+        prop_assert_eq!(postcard::from_bytes::<WorkerId>(&bytes).is_ok(), valid);
+    }
+
+    /// Claim: digests survive as text, and nothing else is read as one.
+    /// Method: any digest there and back; any text against the rule said again.
+    #[test]
+    fn digests_as_text(bytes in any::<[u8; 32]>(), text in prop_oneof!["[0-9a-fA-F]{62,66}", ".{0,66}"]) {
+        let digest = Digest(bytes);
+        prop_assert_eq!(digest.to_string().parse(), Ok(digest));
+        let valid = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        prop_assert_eq!(text.parse::<Digest>().is_ok(), valid);
+    }
+}
+
+/// Claim: errors name what came and what was expected.
+/// Method: their texts.
+#[test]
+fn errors_say_what_to_do() {
+    let wrong = |kind, version| {
+        decode_header::<WorkerCommand>(header(1, kind, version))
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        wrong(9, FRAME_VERSION),
+        "frame of kind 9: expected WorkerCommand (2)"
+    );
+    assert_eq!(
+        wrong(2, FRAME_VERSION + 1),
+        "frame of version 2: this build speaks 1; run the same build of Evoring on both sides"
+    );
+    let error = WorkError {
+        message: "train-images: offset 16: truncated".to_owned(),
+        can_retry: false,
+    };
+    assert_eq!(error.to_string(), error.message);
+    assert!(
+        codec::decode_body::<ClientReply>(&[])
+            .unwrap_err()
+            .to_string()
+            .starts_with("body of a ClientReply (0 bytes)")
+    );
+}

@@ -1,0 +1,274 @@
+//! The bytes of frames, pinned. Processes of one cluster may come from different binaries of the
+//! same version: when a test here fails, the change of a message changed the wire. Raise
+//! `PROTOCOL_VERSION` (or `FRAME_VERSION`), then pin the bytes that the failure prints.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use evoring_protocol::client::{ClientReply, ClientRequest};
+use evoring_protocol::codec::{FRAME_VERSION, Message, encode, read_frame};
+use evoring_protocol::event::{Event, EventKind};
+use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
+use evoring_protocol::numerics::NumericsClass;
+use evoring_protocol::version::PROTOCOL_VERSION;
+use evoring_protocol::work::*;
+use evoring_protocol::worker::{Hello, RankEvent, WorkerCommand, WorkerReport};
+use evoring_protocol::*;
+use std::fmt::Debug;
+use std::io::Cursor;
+
+/// The versions that the bytes below belong to.
+#[test]
+fn versions() {
+    assert_eq!((FRAME_VERSION, PROTOCOL_VERSION), (1, 1));
+}
+
+/// Claim: `message` has these bytes, and they mean it.
+/// Method: encode and compare; decode the pinned bytes and compare.
+fn pinned<M: Message + PartialEq + Debug>(message: &M, hexadecimal: &str) {
+    let expected: String = hexadecimal.split_whitespace().collect();
+    let frame = encode(message).unwrap();
+    let got: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(got, expected, "{message:?}");
+    assert_eq!(
+        read_frame::<M>(&mut Cursor::new(frame)).unwrap().as_ref(),
+        Some(message)
+    );
+}
+
+fn worker() -> WorkerId {
+    WorkerId::new("w-1").unwrap()
+}
+
+fn lease() -> Lease {
+    Lease {
+        job: JobId(300),
+        demand: DemandId(2),
+        items: vec![LeasedItem {
+            index: ItemIndex(7),
+            attempt: Attempt(1),
+        }],
+        worker: worker(),
+        slot: SlotIndex(3),
+        term: Term(4),
+        number: 5,
+        expiry_ms: 1_800_000_000_000,
+        mac: [0xaa; 32],
+    }
+}
+
+fn assignment() -> Assignment {
+    Assignment {
+        job: JobId(300),
+        demand: DemandId(2),
+        stage: "search".to_owned(),
+        kernel: Kernel::PruneEvaluate,
+        payload: vec![1, 2, 3],
+        inputs: vec![Digest([0xdd; 32])],
+    }
+}
+
+fn held() -> HeldRank {
+    HeldRank {
+        job: JobId(1),
+        demand: DemandId(2),
+        roster: RosterNumber(3),
+        rank: Rank(4),
+        slot: SlotIndex(5),
+    }
+}
+
+#[test]
+fn worker_reports() {
+    let hello = Hello {
+        build: "0.1.0+protocol.1".to_owned(),
+        worker: worker(),
+        incarnation: u64::MAX,
+        process: 1234,
+        host: "h".to_owned(),
+        slots: 2,
+        numerics: NumericsClass("cpu".to_owned()),
+        metrics: Some("127.0.0.1:9000".parse().unwrap()),
+        leases: vec![lease()],
+        ranks: vec![held()],
+    };
+    pinned(
+        &WorkerReport::Hello(hello),
+        "6b000000 01 01 \
+         0010302e312e302b70726f746f636f6c2e3103772d31ffffffffffffffffff01 \
+         d2090168020363707501007f000001a84601ac020201070103772d3103040580 \
+         a0f1c2b134aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa \
+         aaaaaaaaaa010102030405",
+    );
+    pinned(
+        &WorkerReport::Heartbeat {
+            executors: vec![0, 70000],
+        },
+        "06000000 01 01 010200f0a204",
+    );
+    let outcomes = vec![
+        ItemOutcome {
+            index: ItemIndex(7),
+            result: Ok(vec![9, 8]),
+        },
+        ItemOutcome {
+            index: ItemIndex(8),
+            result: Err(WorkError {
+                message: "no".to_owned(),
+                can_retry: true,
+            }),
+        },
+    ];
+    pinned(
+        &WorkerReport::Results {
+            sequence: 6,
+            lease: lease(),
+            outcomes,
+        },
+        "41000000 01 01 \
+         0206ac020201070103772d3103040580a0f1c2b134aaaaaaaaaaaaaaaaaaaaaa \
+         aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0207000209080801026e6f \
+         01",
+    );
+    let finished = RankEvent::Finished { result: vec![1] };
+    pinned(
+        &WorkerReport::Rank {
+            sequence: 7,
+            held: held(),
+            event: finished,
+        },
+        "0a000000 01 01 03070102030405020101",
+    );
+    let progress = TrainingProgress {
+        step: 10,
+        steps: 20,
+        loss: 0.5,
+    };
+    pinned(
+        &WorkerReport::Progress {
+            held: held(),
+            progress,
+        },
+        "10000000 01 01 0401020304050a14000000000000e03f",
+    );
+    pinned(
+        &WorkerReport::Log {
+            job: JobId(1),
+            lines: vec!["ä".to_owned()],
+        },
+        "06000000 01 01 06010102c3a4",
+    );
+}
+
+#[test]
+fn worker_commands() {
+    let grant = WorkerCommand::Grant {
+        lease: lease(),
+        assignment: assignment(),
+        items: vec![vec![0xff]],
+    };
+    pinned(
+        &grant,
+        "67000000 02 01 \
+         02ac020201070103772d3103040580a0f1c2b134aaaaaaaaaaaaaaaaaaaaaaaa \
+         aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac0202067365617263680203 \
+         01020301dddddddddddddddddddddddddddddddddddddddddddddddddddddddd \
+         dddddddd0101ff",
+    );
+    let roster = Roster {
+        number: RosterNumber(3),
+        members: vec![Member {
+            worker: worker(),
+            slot: SlotIndex(5),
+        }],
+        secret: [0x55; 32],
+        resume: Some(Checkpoint {
+            step: Step(100),
+            digest: Digest([0xdd; 32]),
+        }),
+    };
+    pinned(
+        &WorkerCommand::StartRank {
+            held: held(),
+            roster,
+            assignment: assignment(),
+        },
+        "7f000000 02 01 \
+         030102030405030103772d310555555555555555555555555555555555555555 \
+         555555555555555555555555550164dddddddddddddddddddddddddddddddddd \
+         ddddddddddddddddddddddddddddddac020206736561726368020301020301dd \
+         dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd",
+    );
+    pinned(
+        &WorkerCommand::Acknowledge { sequence: 128 },
+        "03000000 02 01 068001",
+    );
+    pinned(
+        &WorkerCommand::Refuse(RemoteError::new(ErrorCode::VersionMismatch, "old")),
+        "06000000 02 01 0103036f6c64",
+    );
+}
+
+#[test]
+fn clients() {
+    let submit = ClientRequest::Submit {
+        key: SubmissionKey([0x11; 16]),
+        file: "a.toml".to_owned(),
+        text: "kind = \"x\"".to_owned(),
+        refuse_unless_fits: true,
+    };
+    pinned(
+        &submit,
+        "24000000 03 01 \
+         001111111111111111111111111111111106612e746f6d6c0a6b696e64203d20 \
+         22782201",
+    );
+    pinned(&ClientRequest::Status, "01000000 03 01 0a");
+    let event = Event {
+        number: 1,
+        time_ms: 2,
+        kind: EventKind::JobCancelled { job: JobId(3) },
+    };
+    pinned(
+        &ClientReply::Events(vec![event]),
+        "06000000 04 01 060101021203",
+    );
+    pinned(
+        &ClientReply::BlobChunk(vec![1, 2]),
+        "04000000 04 01 09020102",
+    );
+    pinned(
+        &ClientReply::Error(RemoteError::new(ErrorCode::Internal, "x")),
+        "04000000 04 01 0b070178",
+    );
+}
+
+#[test]
+fn executors() {
+    let run = ExecutorCommand::RunItems {
+        task: 1,
+        assignment: assignment(),
+        inputs: vec!["/in".into()],
+        items: vec![(ItemIndex(0), vec![5])],
+    };
+    pinned(
+        &run,
+        "3b000000 05 01 \
+         0001ac020206736561726368020301020301dddddddddddddddddddddddddddd \
+         dddddddddddddddddddddddddddddddddddd01032f696e01000105",
+    );
+    pinned(&ExecutorCommand::Stop { task: 2 }, "02000000 05 01 0202");
+    pinned(
+        &ExecutorReport::Ready {
+            numerics: NumericsClass("cpu".to_owned()),
+        },
+        "05000000 06 01 0003637075",
+    );
+    let error = WorkError {
+        message: "no".to_owned(),
+        can_retry: false,
+    };
+    pinned(
+        &ExecutorReport::RankFailed { task: 3, error },
+        "06000000 06 01 0603026e6f00",
+    );
+}
