@@ -1,0 +1,224 @@
+//! Making new chromosomes from old ones. `layers` are the gene ranges that must never be empty.
+
+use super::Chromosome;
+use crate::random::Stream;
+use std::ops::Range;
+
+/// A random segment; both ends are drawn from `0..=genes`, so that the last gene can be inside.
+fn segment(genes: u32, stream: &mut Stream) -> Range<u32> {
+    let ends = [(); 2].map(|()| stream.below(u64::from(genes) + 1) as u32);
+    ends[0].min(ends[1])..ends[0].max(ends[1])
+}
+
+/// Two-point crossover: swaps one random segment.
+pub fn swap_segment(a: &mut Chromosome, b: &mut Chromosome, stream: &mut Stream) {
+    let inside = segment(a.len(), stream);
+    a.swap(b, inside);
+}
+
+/// Uniform crossover: swaps each gene with probability ½.
+pub fn swap_uniformly(a: &mut Chromosome, b: &mut Chromosome, stream: &mut Stream) {
+    a.swap_where(b, || stream.bits());
+}
+
+/// Inverts one random segment and returns it.
+pub fn invert_segment(chromosome: &mut Chromosome, stream: &mut Stream) -> Range<u32> {
+    let inside = segment(chromosome.len(), stream);
+    chromosome.invert(inside.clone());
+    inside
+}
+
+/// Flips each gene with probability `mean_genes / genes`.
+pub fn flip(chromosome: &mut Chromosome, mean_genes: f64, stream: &mut Stream) {
+    let probability = (mean_genes / f64::from(chromosome.len().max(1))).min(1.0);
+    if probability <= 0.0 {
+        return;
+    }
+    // Draws the distances between flipped genes, which are geometric, instead of every gene.
+    let log_of_staying = libm::log1p(-probability);
+    let mut gene = 0;
+    while gene < chromosome.len() {
+        let distance = libm::log1p(-stream.uniform()) / log_of_staying;
+        // A float too large for the integer becomes its largest value.
+        gene = u32::saturating_add(gene, distance as u32);
+        chromosome.invert(gene..gene.saturating_add(1));
+        gene = gene.saturating_add(1);
+    }
+}
+
+/// Exchanges, for each layer and each of its kept filters with probability `mean_genes / genes
+/// kept`, the filter for a random removed one of the same layer. Widths stay.
+pub fn exchange(
+    chromosome: &mut Chromosome,
+    layers: &[Range<u32>],
+    mean_genes: f64,
+    stream: &mut Stream,
+) {
+    let kept_in_all = layers
+        .iter()
+        .map(|layer| chromosome.count(layer.clone()))
+        .sum::<u32>();
+    let probability = mean_genes / f64::from(kept_in_all.max(1));
+    for layer in layers {
+        let (kept, mut removed): (Vec<u32>, Vec<u32>) =
+            layer.clone().partition(|gene| chromosome.gene(*gene));
+        for gene in kept {
+            if stream.uniform() < probability && !removed.is_empty() {
+                let place = stream.below(removed.len() as u64) as usize;
+                let other = std::mem::replace(&mut removed[place], gene);
+                chromosome.set(gene, false);
+                chromosome.set(other, true);
+            }
+        }
+    }
+}
+
+/// Gives every empty layer one random filter back.
+pub fn repair(chromosome: &mut Chromosome, layers: &[Range<u32>], stream: &mut Stream) {
+    for layer in layers {
+        if chromosome.count(layer.clone()) == 0 {
+            let back = stream.below(u64::from(layer.end - layer.start)) as u32;
+            chromosome.set(layer.start + back, true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Purpose;
+    use proptest::prelude::*;
+
+    fn random(genes: u32, seed: u64) -> Chromosome {
+        let mut stream = Stream::new(seed, Purpose::FirstGeneration, 0, 0);
+        let mut chromosome = Chromosome::zeros(genes);
+        (0..genes).for_each(|gene| chromosome.set(gene, stream.below(2) == 1));
+        chromosome
+    }
+
+    proptest! {
+        /// Claim (methods §6, invariants): both crossovers keep the number of ones at each locus,
+        /// summed over the two children.
+        #[test]
+        fn crossover_preserves_per_locus_bit_sums(genes in 1u32..200, seed in any::<u64>(), uniform in any::<bool>()) {
+            let (a, b) = (random(genes, seed), random(genes, !seed));
+            let (mut x, mut y) = (a.clone(), b.clone());
+            let mut stream = Stream::new(seed, Purpose::Breeding, 0, 0);
+            if uniform { swap_uniformly(&mut x, &mut y, &mut stream) } else { swap_segment(&mut x, &mut y, &mut stream) }
+            for gene in 0..genes {
+                let sum = |p: &Chromosome, q: &Chromosome| u8::from(p.gene(gene)) + u8::from(q.gene(gene));
+                prop_assert_eq!(sum(&a, &b), sum(&x, &y));
+            }
+        }
+
+        /// Claim (methods §6, invariants): inverting the same segment twice gives the parent back.
+        #[test]
+        fn mutation_is_an_involution(genes in 1u32..200, seed in any::<u64>()) {
+            let parent = random(genes, seed);
+            let mut child = parent.clone();
+            let inside = invert_segment(&mut child, &mut Stream::new(seed, Purpose::Breeding, 0, 0));
+            prop_assert_eq!(child == parent, inside.is_empty());
+            child.invert(inside);
+            prop_assert_eq!(child, parent);
+        }
+
+        /// Claim: exchanging filters keeps every layer's width.
+        #[test]
+        fn exchange_keeps_widths(seed in any::<u64>(), mean in 0.0f64..30.0) {
+            let layers = [0..20, 20..70, 70..130];
+            let parent = random(130, seed);
+            let mut child = parent.clone();
+            exchange(&mut child, &layers, mean, &mut Stream::new(seed, Purpose::Breeding, 0, 0));
+            for layer in layers {
+                prop_assert_eq!(child.count(layer.clone()), parent.count(layer));
+            }
+        }
+
+        /// Claim (pitfall e): after repair no layer is empty, and layers that were not are untouched.
+        #[test]
+        fn empty_layers_are_repaired(seed in any::<u64>(), empty in 0usize..3) {
+            let layers = [0..3, 3..64, 64..70];
+            let mut chromosome = random(70, seed);
+            layers[empty].clone().for_each(|gene| chromosome.set(gene, false));
+            let before = chromosome.clone();
+            repair(&mut chromosome, &layers, &mut Stream::new(seed, Purpose::Breeding, 0, 0));
+            for layer in layers {
+                match before.count(layer.clone()) {
+                    0 => prop_assert_eq!(chromosome.count(layer), 1),
+                    _ => layer.for_each(|gene| assert_eq!(chromosome.gene(gene), before.gene(gene))),
+                }
+            }
+        }
+    }
+
+    /// Claim (pitfall c): the first and the last gene are reached by mutation and by crossover as
+    /// often as the theory says: gene i of L lies inside with probability 2 (i+1) (L−i) / (L+1)².
+    /// Method: 40,000 draws at L = 10.
+    #[test]
+    fn the_last_gene_is_reachable() {
+        let mut stream = Stream::new(9, Purpose::Breeding, 0, 0);
+        let mut inverted = [0u32; 10];
+        let mut swapped = [0u32; 10];
+        for _ in 0..40_000 {
+            let mut child = Chromosome::zeros(10);
+            invert_segment(&mut child, &mut stream);
+            let (mut a, mut b) = (Chromosome::zeros(10), Chromosome::ones(10));
+            swap_segment(&mut a, &mut b, &mut stream);
+            for gene in 0..10 {
+                inverted[gene as usize] += u32::from(child.gene(gene));
+                swapped[gene as usize] += u32::from(a.gene(gene));
+            }
+        }
+        for gene in 0..10 {
+            let expected = 2.0 * (gene as f64 + 1.0) * (10.0 - gene as f64) / 121.0;
+            for counts in [inverted, swapped] {
+                let share = f64::from(counts[gene]) / 40_000.0;
+                assert!(
+                    (share - expected).abs() < 0.01,
+                    "gene {gene}: {share} against {expected}"
+                );
+            }
+        }
+    }
+
+    /// Claim (pitfall d): a segment covers a third of the genes on average, a bit flip
+    /// `mutation_genes`. Method: means of 10,000 draws at 570 genes.
+    #[test]
+    fn mutations_have_their_mean_size() {
+        let mut stream = Stream::new(2, Purpose::Breeding, 0, 0);
+        let full = Chromosome::ones(570);
+        let mut changed = [0u64; 2];
+        for _ in 0..10_000 {
+            let (mut a, mut b) = (full.clone(), full.clone());
+            invert_segment(&mut a, &mut stream);
+            flip(&mut b, 4.0, &mut stream);
+            changed[0] += u64::from(570 - a.count(0..570));
+            changed[1] += u64::from(570 - b.count(0..570));
+        }
+        let mean = changed.map(|sum| sum as f64 / 10_000.0);
+        assert!((mean[0] - 190.0).abs() < 5.0, "{mean:?}");
+        assert!((mean[1] - 4.0).abs() < 0.1, "{mean:?}");
+    }
+
+    /// Claim: a bit flip reaches every gene equally often; a mean of 0 flips none, a mean of all
+    /// genes flips all.
+    #[test]
+    fn flips_reach_every_gene() {
+        let mut stream = Stream::new(4, Purpose::Breeding, 0, 0);
+        let mut counts = [0u32; 20];
+        for _ in 0..20_000 {
+            let mut child = Chromosome::zeros(20);
+            flip(&mut child, 3.0, &mut stream);
+            (0..20).for_each(|gene| counts[gene as usize] += u32::from(child.gene(gene)));
+        }
+        assert!(
+            counts.iter().all(|count| (2_800..3_200).contains(count)),
+            "{counts:?}"
+        );
+        for (mean, expected) in [(0.0, 0), (20.0, 20), (1e9, 20)] {
+            let mut child = Chromosome::zeros(20);
+            flip(&mut child, mean, &mut stream);
+            assert_eq!(child.count(0..20), expected);
+        }
+    }
+}
