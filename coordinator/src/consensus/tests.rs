@@ -1,0 +1,238 @@
+//! A consensus of one, driven by hand; the store is real and in memory.
+
+use super::*;
+use crate::storage::{LogStore, MemoryStore};
+
+/// Persists everything at once and gives what was applied, in order.
+struct Node {
+    consensus: Consensus,
+    store: MemoryStore,
+    applied: Vec<Committed>,
+    seen: Vec<&'static str>,
+}
+
+impl Node {
+    fn start(store: MemoryStore, boot: u64) -> Self {
+        let consensus = Consensus::new(NodeConfig { id: 1, boot }, store.load().unwrap()).unwrap();
+        Self {
+            consensus,
+            store,
+            applied: Vec::new(),
+            seen: Vec::new(),
+        }
+    }
+
+    fn fresh() -> Self {
+        let mut store = MemoryStore::new();
+        store.write(&first_write(1, b"first".to_vec())).unwrap();
+        Self::start(store, 1)
+    }
+
+    fn feed(&mut self, event: Event) {
+        let mut events = std::collections::VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.consensus.handle(event) {
+                match action {
+                    Action::Persist { token, write } => {
+                        self.seen.push("persist");
+                        self.store.write(&write).unwrap();
+                        events.push_back(Event::Persisted { token });
+                    }
+                    Action::Apply(entries) => {
+                        self.seen.push("apply");
+                        let index = entries.last().unwrap().index;
+                        self.applied.extend(entries);
+                        events.push_back(Event::Applied { index });
+                    }
+                    Action::Elected { .. } => self.seen.push("elected"),
+                    Action::SteppedDown => self.seen.push("stepped down"),
+                    Action::Refused { .. } => self.seen.push("refused"),
+                    Action::Send(message) => panic!("nobody to send to: {message:?}"),
+                }
+            }
+        }
+    }
+
+    fn propose(&mut self, token: u64, data: &[u8]) {
+        self.feed(Event::Propose {
+            token,
+            data: data.to_vec(),
+        });
+    }
+
+    fn commands(&self) -> Vec<&[u8]> {
+        self.applied
+            .iter()
+            .map(|entry| entry.data.as_slice())
+            .filter(|data| !data.is_empty())
+            .collect()
+    }
+}
+
+// Claim: a group of one elects itself, and applies a proposal only after its write is durable.
+// Method: campaign and propose; withhold `Persisted` and look at the actions.
+#[test]
+fn applies_after_persisting() {
+    let mut node = Node::fresh();
+    node.propose(1, b"too early");
+    node.feed(Event::Campaign);
+    assert_eq!(node.seen, ["refused", "persist", "elected", "apply"]);
+    assert!(node.consensus.is_leader());
+    let actions = node.consensus.handle(Event::Propose {
+        token: 2,
+        data: b"a".to_vec(),
+    });
+    let [Action::Persist { token, write }] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(write.entries.len(), 1);
+    assert_eq!(node.consensus.handle(Event::Tick), []);
+    let actions = node.consensus.handle(Event::Persisted { token: *token });
+    let [Action::Apply(entries)] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(
+        (entries[0].proposal, entries[0].data.as_slice()),
+        (Some(2), &b"a"[..])
+    );
+}
+
+// Claim: what is proposed while a write is under way is not applied with it.
+// Method: two proposals, `Persisted` for the first alone.
+#[test]
+fn writes_are_counted_in_order() {
+    let mut node = Node::fresh();
+    node.feed(Event::Campaign);
+    let tokens: Vec<u64> = [b"a", b"b"]
+        .iter()
+        .zip(1..)
+        .flat_map(|(data, token)| {
+            node.consensus.handle(Event::Propose {
+                token,
+                data: data.to_vec(),
+            })
+        })
+        .filter_map(|action| match action {
+            Action::Persist { token, .. } => Some(token),
+            _ => None,
+        })
+        .collect();
+    let applied = |actions: Vec<Action>| {
+        actions
+            .into_iter()
+            .filter_map(|action| {
+                if let Action::Apply(e) = action {
+                    Some(e.len())
+                } else {
+                    None
+                }
+            })
+            .sum::<usize>()
+    };
+    assert_eq!(
+        applied(node.consensus.handle(Event::Persisted { token: tokens[0] })),
+        1
+    );
+    assert_eq!(
+        applied(node.consensus.handle(Event::Persisted { token: tokens[1] })),
+        1
+    );
+}
+
+// Claim: after a restart every durable entry is applied again, in order, and none of them counts
+// as a proposal of the new process.
+// Method: propose, restart from the store, compare; the same without the last `Persisted`.
+#[test]
+fn replays_after_restart() {
+    let mut node = Node::fresh();
+    node.feed(Event::Campaign);
+    for token in 1..=20 {
+        node.propose(token, &[token as u8]);
+    }
+    let mut again = Node::start(node.store.clone(), 2);
+    again.feed(Event::Campaign);
+    assert_eq!(again.commands(), node.commands());
+    assert!(again.applied.iter().all(|entry| entry.proposal.is_none()));
+    assert!(again.consensus.term() > node.consensus.term());
+}
+
+// Claim: a snapshot cuts the log, in memory and in the store, and a restart begins there.
+// Method: propose, snapshot in the middle, propose more, restart.
+#[test]
+fn snapshot_cuts_the_log() {
+    let mut node = Node::fresh();
+    node.feed(Event::Campaign);
+    for token in 1..=10 {
+        node.propose(token, &[token as u8]);
+    }
+    let index = node.applied.last().unwrap().index;
+    node.feed(Event::Snapshot {
+        index,
+        data: b"state at ten".to_vec(),
+    });
+    // An older one, and one beyond what is applied, change nothing.
+    let writes = node.store.writes();
+    node.feed(Event::Snapshot {
+        index: index - 1,
+        data: b"old".to_vec(),
+    });
+    node.feed(Event::Snapshot {
+        index: index + 1,
+        data: b"new".to_vec(),
+    });
+    assert_eq!(node.store.writes(), writes);
+    for token in 11..=13 {
+        node.propose(token, &[token as u8]);
+    }
+    let stored = node.store.load().unwrap();
+    let snapshot = stored.snapshot.as_ref().unwrap();
+    assert_eq!(
+        (snapshot.index, snapshot.data.as_slice()),
+        (index, &b"state at ten"[..])
+    );
+    assert_eq!(stored.entries.len(), 3);
+    assert!(stored.hard_state.unwrap().commit >= index);
+    let mut again = Node::start(node.store.clone(), 2);
+    again.feed(Event::Campaign);
+    assert_eq!(again.commands(), [[11], [12], [13]]);
+}
+
+// Claim: a leader of one stays leader while nothing happens.
+// Method: tick for a simulated minute.
+#[test]
+fn stays_leader() {
+    let mut node = Node::fresh();
+    node.feed(Event::Campaign);
+    for _ in 0..600 {
+        node.feed(Event::Tick);
+    }
+    assert!(node.consensus.is_leader());
+    assert!(!node.seen.contains(&"stepped down"));
+}
+
+// Claim: proposals beyond the limit of uncommitted bytes are refused, not queued without bound.
+// Method: propose without ever persisting.
+#[test]
+fn refuses_too_much() {
+    let mut node = Node::fresh();
+    node.feed(Event::Campaign);
+    let refused = (0..200).find(|&token| {
+        let actions = node.consensus.handle(Event::Propose {
+            token,
+            data: vec![0; 1 << 20],
+        });
+        actions.iter().any(|action| {
+            matches!(
+                action,
+                Action::Refused {
+                    reason: Refusal::Full,
+                    ..
+                }
+            )
+        })
+    });
+    assert!(
+        refused.is_some_and(|count| count <= UNCOMMITTED_BYTES >> 20),
+        "{refused:?}"
+    );
+}

@@ -1,0 +1,210 @@
+//! What the log holds: batches of commands.
+
+use evoring_jobs::driver::JobDriver;
+use evoring_protocol::numerics::NumericsClass;
+use evoring_protocol::work::{Checkpoint, Member, WorkError};
+use evoring_protocol::{
+    Attempt, DemandId, Digest, ItemIndex, JobId, Rank, RosterNumber, SubmissionKey, WorkerId,
+};
+use serde::{Deserialize, Serialize};
+
+/// Version of the encoding of [`Batch`]; the first byte of an entry.
+const BATCH_VERSION: u8 = 1;
+
+/// One log entry: commands that share a sync.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
+    /// Wall clock of the leader, milliseconds since 1970; replicated time is the largest so far.
+    pub time_ms: u64,
+    /// In the order in which they are applied.
+    pub commands: Vec<Command>,
+}
+
+/// One change of the replicated state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Sets the key of lease MACs, once in a cluster's life.
+    SetLeaseKey {
+        /// From the first leader's randomness.
+        key: [u8; 32],
+    },
+    /// Accepts a job.
+    Submit(Box<Submission>),
+    /// Ends a job without a result.
+    Cancel {
+        /// Which.
+        job: JobId,
+    },
+    /// Admits a worker, or notes that it changed.
+    AdmitWorker {
+        /// Its name.
+        worker: WorkerId,
+        /// What it is.
+        admission: Admission,
+    },
+    /// Fixes the numerics class of a job, before its first work.
+    AssignClass {
+        /// Which job.
+        job: JobId,
+        /// The class.
+        class: NumericsClass,
+    },
+    /// What became of items of a map: results, and attempts that failed or were lost.
+    Record {
+        /// The job.
+        job: JobId,
+        /// The map.
+        demand: DemandId,
+        /// Each item at most once.
+        outcomes: Vec<ItemReport>,
+    },
+    /// Makes a gang's next roster.
+    CommitRoster {
+        /// The job.
+        job: JobId,
+        /// The gang.
+        demand: DemandId,
+        /// One more than the gang's last roster.
+        number: RosterNumber,
+        /// Members by rank.
+        members: Vec<Member>,
+        /// From the leader's randomness.
+        secret: [u8; 32],
+    },
+    /// Voids a gang's roster.
+    BreakRoster {
+        /// The job.
+        job: JobId,
+        /// The gang.
+        demand: DemandId,
+        /// Which.
+        number: RosterNumber,
+        /// Why.
+        reason: String,
+        /// Whether this is a failed attempt, or a change for the better.
+        is_failure: bool,
+    },
+    /// A rank stopped without a result.
+    RankFailed {
+        /// The job.
+        job: JobId,
+        /// The gang.
+        demand: DemandId,
+        /// Its roster.
+        number: RosterNumber,
+        /// The rank.
+        rank: Rank,
+        /// Why.
+        error: WorkError,
+    },
+    /// A rank has its result.
+    RankFinished {
+        /// The job.
+        job: JobId,
+        /// The gang.
+        demand: DemandId,
+        /// Its roster.
+        number: RosterNumber,
+        /// The rank.
+        rank: Rank,
+        /// The result.
+        result: Vec<u8>,
+    },
+    /// A gang's checkpoint is in the blob store.
+    Checkpoint {
+        /// The job.
+        job: JobId,
+        /// The gang.
+        demand: DemandId,
+        /// Its roster.
+        number: RosterNumber,
+        /// The checkpoint.
+        checkpoint: Checkpoint,
+    },
+    /// A driver's blob is in the blob store.
+    BlobStored {
+        /// Which.
+        digest: Digest,
+    },
+}
+
+/// A validated job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Submission {
+    /// Makes repeating it harmless.
+    pub key: SubmissionKey,
+    /// Name for people.
+    pub name: String,
+    /// Kind, as in the job file.
+    pub kind: String,
+    /// Fewest slots that its gangs need at once.
+    pub min_ranks: u32,
+    /// Its driver, before the first event.
+    pub driver: JobDriver,
+}
+
+/// What the cluster remembers of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// Host, as the worker says.
+    pub host: String,
+    /// Slots.
+    pub slots: u32,
+    /// Class of its executors.
+    pub numerics: NumericsClass,
+}
+
+/// What became of one attempt of one item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemReport {
+    /// The item.
+    pub index: ItemIndex,
+    /// The attempt; a result is welcome from any, a failure only from the current one.
+    pub attempt: Attempt,
+    /// Result, or why there is none.
+    pub outcome: Result<Vec<u8>, WorkError>,
+}
+
+/// An entry that is not a batch of this version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("log entry of {bytes} bytes: {reason}; it was written by another build of Evoring")]
+pub struct BatchError {
+    /// Size of the entry.
+    pub bytes: usize,
+    /// What does not fit.
+    pub reason: String,
+}
+
+impl Batch {
+    /// Encodes it as a log entry.
+    pub fn encode(&self) -> Vec<u8> {
+        // Writing plain data into a growing vector cannot fail.
+        postcard::to_extend(self, vec![BATCH_VERSION]).unwrap_or_else(|e| {
+            panic!(
+                "a batch of {} commands does not encode: {e}",
+                self.commands.len()
+            )
+        })
+    }
+
+    /// Decodes a log entry; bytes left over are an error.
+    pub fn decode(entry: &[u8]) -> Result<Self, BatchError> {
+        let error = |reason: String| BatchError {
+            bytes: entry.len(),
+            reason,
+        };
+        let Some((&version, body)) = entry.split_first() else {
+            return Err(error("it is empty".to_owned()));
+        };
+        if version != BATCH_VERSION {
+            return Err(error(format!(
+                "version {version}, expected {BATCH_VERSION}"
+            )));
+        }
+        match postcard::take_from_bytes(body) {
+            Ok((batch, [])) => Ok(batch),
+            Ok((_, rest)) => Err(error(format!("{} bytes left over", rest.len()))),
+            Err(e) => Err(error(e.to_string())),
+        }
+    }
+}

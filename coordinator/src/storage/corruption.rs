@@ -1,0 +1,145 @@
+//! Damage is reported at opening and never passes for a shorter log (`STORE-3`, `STORE-4`).
+
+use super::contract::{closed_store, entries};
+use super::{LogStore, RedbStore, StorageError, Stored};
+use std::fs;
+use std::path::Path;
+
+/// Opens a damaged store: the damage must be reported, or have hit bytes that hold nothing.
+fn open_damaged(folder: &Path, whole: &Stored, what: &str) -> bool {
+    match RedbStore::open(folder) {
+        Ok(store) => {
+            assert_eq!(
+                &store.load().unwrap(),
+                whole,
+                "{what}: passed for another log"
+            );
+            false
+        }
+        Err(error) => {
+            let text = error.to_string();
+            assert!(
+                text.contains("log.redb") || text.contains("log.witness"),
+                "{what}: {text}"
+            );
+            true
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for name in ["log.redb", "log.witness"] {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+}
+
+// Claim: a flipped byte anywhere in the file is reported or harmless, never a shorter or another
+// log, never a panic.
+// Method: flip one byte in each of some hundred places of the log's file, in the header densely,
+// each in a fresh copy; many must be reported.
+#[test]
+fn flipped_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = closed_store(folder.path());
+    let bytes = fs::read(folder.path().join("log.redb")).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let places = (0..320)
+        .step_by(3)
+        .chain((320..used).step_by((used / 90).max(1)));
+    let mut reported = 0;
+    for place in places {
+        let damaged = tempfile::tempdir().unwrap();
+        copy(folder.path(), damaged.path());
+        let mut bytes = bytes.clone();
+        bytes[place] ^= 0x41;
+        fs::write(damaged.path().join("log.redb"), &bytes).unwrap();
+        reported += u32::from(open_damaged(
+            damaged.path(),
+            &whole,
+            &format!("byte {place}"),
+        ));
+    }
+    assert!(reported > 10, "only {reported} places were reported");
+}
+
+// Claim: a log that is cut off, emptied or gone is reported, not begun anew.
+// Method: truncate to several lengths, to nothing, remove.
+#[test]
+fn truncated_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = closed_store(folder.path());
+    let length = fs::metadata(folder.path().join("log.redb")).unwrap().len();
+    for left in [length - 1, length - 4096, length / 2, 4096, 100, 1, 0] {
+        let damaged = tempfile::tempdir().unwrap();
+        copy(folder.path(), damaged.path());
+        fs::OpenOptions::new()
+            .write(true)
+            .open(damaged.path().join("log.redb"))
+            .unwrap()
+            .set_len(left)
+            .unwrap();
+        assert!(open_damaged(
+            damaged.path(),
+            &whole,
+            &format!("{left} of {length} bytes")
+        ));
+    }
+    let damaged = tempfile::tempdir().unwrap();
+    copy(folder.path(), damaged.path());
+    fs::remove_file(damaged.path().join("log.redb")).unwrap();
+    assert!(open_damaged(damaged.path(), &whole, "removed"));
+}
+
+// Claim: an older copy of the log, sound in itself, is not taken for the newest.
+// Method: keep a copy, write more, put the copy back.
+#[test]
+fn older_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    closed_store(folder.path());
+    let old = fs::read(folder.path().join("log.redb")).unwrap();
+    RedbStore::open(folder.path())
+        .unwrap()
+        .write(&entries(41..=41, 1))
+        .unwrap();
+    fs::write(folder.path().join("log.redb"), old).unwrap();
+    let error = RedbStore::open(folder.path()).unwrap_err();
+    assert!(
+        matches!(&error, StorageError::Corrupt { copy: Some(copy), .. } if copy.exists()),
+        "{error}"
+    );
+    assert!(error.to_string().contains("was acknowledged"), "{error}");
+}
+
+// Claim: a damaged witness is reported.
+// Method: flip each of its bytes.
+#[test]
+fn damaged_witness() {
+    let folder = tempfile::tempdir().unwrap();
+    closed_store(folder.path());
+    let path = folder.path().join("log.witness");
+    let bytes = fs::read(&path).unwrap();
+    for place in 0..bytes.len() {
+        let mut bytes = bytes.clone();
+        bytes[place] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        assert!(
+            matches!(
+                RedbStore::open(folder.path()),
+                Err(StorageError::Corrupt { .. })
+            ),
+            "byte {place}"
+        );
+    }
+}
+
+// Claim: two processes cannot have one store.
+// Method: open it twice.
+#[test]
+fn in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = RedbStore::open(folder.path()).unwrap();
+    assert!(matches!(
+        RedbStore::open(folder.path()),
+        Err(StorageError::InUse { .. })
+    ));
+}

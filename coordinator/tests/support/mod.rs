@@ -1,0 +1,487 @@
+//! A real coordinator process, and workers that speak the real protocol but compute made-up
+//! results: pure functions of what they are asked, so that any two runs must agree.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+mod made_up;
+
+pub use made_up::{JOB, compute, trained};
+
+use evoring_protocol::client::{ClientReply, ClientRequest, JobView};
+use evoring_protocol::event::Event;
+use evoring_protocol::numerics::NumericsClass;
+use evoring_protocol::transport::{Authority, Connection, Connector, Identity, Role};
+use evoring_protocol::version::build_id;
+use evoring_protocol::work::{Checkpoint, HeldRank, ItemOutcome, Lease};
+use evoring_protocol::worker::{Hello, RankEvent, WorkerCommand, WorkerReport};
+use evoring_protocol::{ClusterId, Digest, JobId, Rank, Step, SubmissionKey, WorkerId};
+use std::collections::BTreeMap;
+use std::io::BufRead as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Nothing in these tests takes longer than this.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder, an authority and a coordinator process.
+pub struct Cluster {
+    pub folder: tempfile::TempDir,
+    authority: Authority,
+    child: Option<Child>,
+    /// Size of a tmpfs that only the process sees, under `dir`.
+    tmpfs_bytes: Option<u64>,
+    pub address: SocketAddr,
+    pub http: SocketAddr,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// With a small file system of its own under the coordinator's folder.
+    pub fn start_on_tmpfs(bytes: u64) -> Self {
+        Self::start_with(Some(bytes))
+    }
+
+    /// The coordinator's folder as the process sees it.
+    pub fn seen_dir(&self) -> PathBuf {
+        let process = self.child.as_ref().unwrap().id();
+        PathBuf::from(format!("/proc/{process}/root{}", self.dir().display()))
+    }
+
+    fn start_with(tmpfs_bytes: Option<u64>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::create(ClusterId(*b"made-up!"), SystemTime::now()).unwrap();
+        let identity = authority
+            .issue(Role::Coordinator, "c1", SystemTime::now())
+            .unwrap();
+        identity.save(&folder.path().join("identity")).unwrap();
+        let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let mut cluster = Self {
+            folder,
+            authority,
+            child: None,
+            tmpfs_bytes,
+            address: nowhere,
+            http: nowhere,
+        };
+        cluster.start_process();
+        cluster
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.folder.path().join("dir")
+    }
+
+    pub fn command(&self) -> Command {
+        let path = self.folder.path();
+        let mut command = match self.tmpfs_bytes {
+            None => Command::new(env!("CARGO_BIN_EXE_evoring-coordinator")),
+            Some(bytes) => {
+                std::fs::create_dir_all(self.dir()).unwrap();
+                let script = format!("mount -t tmpfs -o size={bytes} none \"$0\" && exec \"$@\"");
+                let mut command = Command::new("unshare");
+                command
+                    .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+                    .arg(self.dir())
+                    .arg(env!("CARGO_BIN_EXE_evoring-coordinator"));
+                command
+            }
+        };
+        command
+            .arg("--dir")
+            .arg(self.dir())
+            .arg("--identity")
+            .arg(path.join("identity"))
+            .arg("--listen")
+            .arg("127.0.0.1:0")
+            .arg("--blobs")
+            .arg(format!("file://{}", path.join("blobs").display()))
+            .arg("--announce")
+            .arg(path.join("announce"))
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub fn start_process(&mut self) {
+        let announce = self.folder.path().join("announce");
+        let _ = std::fs::remove_file(&announce);
+        let mut child = self.command().spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        std::thread::spawn(move || {
+            for line in std::io::BufReader::new(stderr)
+                .lines()
+                .map_while(Result::ok)
+            {
+                println!("coordinator: {line}");
+            }
+        });
+        let began = Instant::now();
+        let announced: serde_json::Value = loop {
+            if let Ok(text) = std::fs::read_to_string(&announce) {
+                break serde_json::from_str(&text).unwrap();
+            }
+            assert!(child.try_wait().unwrap().is_none(), "the coordinator ended");
+            assert!(began.elapsed() < PATIENCE, "no announcement");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(announced["process"], child.id());
+        let address: SocketAddr = announced["listen"].as_str().unwrap().parse().unwrap();
+        // A restarted coordinator keeps its port, so that its peers find it at once.
+        assert!(self.address.port() == 1 || self.address == address);
+        self.address = address;
+        self.http = announced["http"].as_str().unwrap().parse().unwrap();
+        self.child = Some(child);
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(&mut self) -> std::process::ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let process = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+        child.wait().unwrap()
+    }
+
+    pub fn identity(&self, role: Role, name: &str) -> Identity {
+        self.authority.issue(role, name, SystemTime::now()).unwrap()
+    }
+
+    pub async fn connect(&self, role: Role, name: &str) -> Connection {
+        let connector = Connector::new(&self.identity(role, name)).unwrap();
+        connector
+            .connect(self.address, Role::Coordinator)
+            .await
+            .unwrap()
+    }
+
+    pub async fn client(&self) -> Client {
+        Client(self.connect(Role::Submitter, "tester").await)
+    }
+
+    /// A worker of one slot.
+    pub fn worker(&self, name: &str, incarnation: u64, plan: Plan) -> FakeWorker {
+        let connector = Connector::new(&self.identity(Role::Worker, name)).unwrap();
+        let (address, name) = (self.address, WorkerId::new(name).unwrap());
+        FakeWorker(tokio::spawn(work(
+            connector,
+            address,
+            name,
+            incarnation,
+            plan,
+        )))
+    }
+
+    pub fn get(&self, path: &str, host: &str) -> (u16, String) {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(self.http).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, text)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A client.
+pub struct Client(pub Connection);
+
+impl Client {
+    pub async fn replies(&self, request: ClientRequest) -> Vec<ClientReply> {
+        let (mut sender, mut receiver) = self.0.open().await.unwrap();
+        sender.send(&request).await.unwrap();
+        sender.finish();
+        let mut replies = Vec::new();
+        while let Some(reply) = receiver.receive::<ClientReply>().await.unwrap() {
+            replies.push(reply);
+        }
+        replies
+    }
+
+    pub async fn ask(&self, request: ClientRequest) -> ClientReply {
+        let mut replies = self.replies(request).await;
+        assert_eq!(replies.len(), 1, "{replies:?}");
+        replies.remove(0)
+    }
+
+    pub async fn submit(&self, number: u8) -> JobId {
+        let request = submission(number, JOB, false);
+        match self.ask(request).await {
+            ClientReply::Submitted { job, .. } => job,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn show(&self, job: JobId) -> JobView {
+        match self.ask(ClientRequest::Show { job }).await {
+            ClientReply::Job(view) => *view,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn events(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for reply in self
+            .replies(ClientRequest::Events {
+                from: 1,
+                follow: false,
+            })
+            .await
+        {
+            match reply {
+                ClientReply::Events(page) => events.extend(page),
+                other => panic!("{other:?}"),
+            }
+        }
+        events
+    }
+
+    pub async fn blob(&self, digest: Digest) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut expected = None;
+        for reply in self.replies(ClientRequest::Blob { digest }).await {
+            match reply {
+                ClientReply::BlobStart { bytes } => expected = Some(bytes),
+                ClientReply::BlobChunk(chunk) => bytes.extend(chunk),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(expected, Some(bytes.len() as u64));
+        assert_eq!(Digest::of(&bytes), digest);
+        bytes
+    }
+
+    /// Waits until the job's view fulfils a condition.
+    pub async fn wait(
+        &self,
+        job: JobId,
+        what: &str,
+        condition: impl Fn(&JobView) -> bool,
+    ) -> JobView {
+        let began = Instant::now();
+        loop {
+            let view = self.show(job).await;
+            if condition(&view) {
+                return view;
+            }
+            assert!(
+                began.elapsed() < PATIENCE,
+                "waited for: {what}; last: {view:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+pub fn submission(number: u8, text: &str, refuse_unless_fits: bool) -> ClientRequest {
+    ClientRequest::Submit {
+        key: SubmissionKey([number; 16]),
+        file: "job.toml".to_owned(),
+        text: text.to_owned(),
+        refuse_unless_fits,
+    }
+}
+
+/// A hello of a worker that holds nothing.
+pub fn hello(name: &str) -> Hello {
+    Hello {
+        build: build_id(),
+        worker: WorkerId::new(name).unwrap(),
+        incarnation: 1,
+        process: 1,
+        host: "host".to_owned(),
+        slots: 1,
+        numerics: NumericsClass("made-up".to_owned()),
+        metrics: None,
+        leases: Vec::new(),
+        ranks: Vec::new(),
+    }
+}
+
+/// How a made-up worker behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Time of one item.
+    pub item: Duration,
+    /// Time of a gang's training.
+    pub training: Duration,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            item: Duration::from_millis(1),
+            training: Duration::from_millis(20),
+        }
+    }
+}
+
+/// A running worker; dropping it kills it without a word, as SIGKILL does.
+pub struct FakeWorker(tokio::task::JoinHandle<()>);
+
+impl Drop for FakeWorker {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+enum Done {
+    Item(Lease, ItemOutcome),
+    Rank(HeldRank, RankEvent),
+}
+
+/// The worker: reconnects for ever, computes on while nobody answers, delivers afterwards.
+async fn work(
+    connector: Connector,
+    address: SocketAddr,
+    name: WorkerId,
+    incarnation: u64,
+    plan: Plan,
+) {
+    let (done, mut finished) = tokio::sync::mpsc::unbounded_channel::<Done>();
+    let mut outbox: BTreeMap<u64, WorkerReport> = BTreeMap::new();
+    let mut running: BTreeMap<(u64, u64), (Lease, tokio::task::JoinHandle<()>)> = BTreeMap::new();
+    let mut ranks: BTreeMap<HeldRank, tokio::task::JoinHandle<()>> = BTreeMap::new();
+    let mut sequence = 0;
+    loop {
+        let Ok(connection) = connector.connect(address, Role::Coordinator).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let (sender, receiver) = connection.open().await.unwrap();
+        let (out, _writer) = sender.into_queue::<WorkerReport>(1024);
+        let mut commands = receiver.into_queue::<WorkerCommand>(64);
+        let delivered = outbox.values().filter_map(|report| match report {
+            WorkerReport::Results { lease, .. } => Some(lease.clone()),
+            _ => None,
+        });
+        let ended = outbox.values().filter_map(|report| match report {
+            WorkerReport::Rank {
+                held,
+                event: RankEvent::Finished { .. },
+                ..
+            } => Some(held.clone()),
+            _ => None,
+        });
+        let hello = Hello {
+            incarnation,
+            process: 1000 + incarnation as u32,
+            leases: running
+                .values()
+                .map(|(lease, _)| lease.clone())
+                .chain(delivered)
+                .collect(),
+            ranks: ranks.keys().cloned().chain(ended).collect(),
+            ..hello(name.as_str())
+        };
+        let _ = out.send(WorkerReport::Hello(hello)).await;
+        let mut beat = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Ok(WorkerCommand::Welcome { leases_to_keep, ranks_to_keep, .. })) => {
+                        running.retain(|key, (_, task)| {
+                            let keep = leases_to_keep.iter().any(|(term, number)| (term.0, *number) == *key);
+                            if !keep { task.abort(); }
+                            keep
+                        });
+                        ranks.retain(|held, task| {
+                            let keep = ranks_to_keep.contains(held);
+                            if !keep { task.abort(); }
+                            keep
+                        });
+                        for report in outbox.values() {
+                            let _ = out.send(report.clone()).await;
+                        }
+                    }
+                    Some(Ok(WorkerCommand::Grant { lease, assignment, items })) => {
+                        let (done, granted) = (done.clone(), lease.clone());
+                        let task = tokio::spawn(async move {
+                            for (item, leased) in items.iter().zip(&granted.items) {
+                                tokio::time::sleep(plan.item).await;
+                                let result = Ok(compute(assignment.kernel, &assignment.payload, item));
+                                let _ = done.send(Done::Item(granted.clone(), ItemOutcome { index: leased.index, result }));
+                            }
+                        });
+                        running.insert((lease.term.0, lease.number), (lease, task));
+                    }
+                    Some(Ok(WorkerCommand::StopLease { term, number })) => {
+                        if let Some((_, task)) = running.remove(&(term.0, number)) { task.abort(); }
+                    }
+                    Some(Ok(WorkerCommand::StartRank { held, assignment, roster })) => {
+                        let (done, started) = (done.clone(), held.clone());
+                        let _ = out.send(WorkerReport::Progress {
+                            held: held.clone(),
+                            progress: evoring_protocol::work::TrainingProgress { step: 0, steps: 10, loss: 1.0 },
+                        }).await;
+                        let task = tokio::spawn(async move {
+                            tokio::time::sleep(plan.training / 2).await;
+                            if started.rank == Rank(0) && roster.resume.is_none() {
+                                let checkpoint = Checkpoint { step: Step(5), digest: Digest::of(b"half") };
+                                let _ = done.send(Done::Rank(started.clone(), RankEvent::Checkpointed(checkpoint)));
+                            }
+                            tokio::time::sleep(plan.training / 2).await;
+                            let event = RankEvent::Finished { result: trained(&assignment.payload) };
+                            let _ = done.send(Done::Rank(started, event));
+                        });
+                        ranks.insert(held, task);
+                    }
+                    Some(Ok(WorkerCommand::StopRank { held })) => {
+                        if let Some(task) = ranks.remove(&held) { task.abort(); }
+                    }
+                    Some(Ok(WorkerCommand::Acknowledge { sequence })) => { outbox.remove(&sequence); }
+                    Some(Ok(WorkerCommand::Refuse(error))) => panic!("{error}"),
+                    Some(Err(_)) | None => break,
+                },
+                Some(ended) = finished.recv() => {
+                    sequence += 1;
+                    let report = match ended {
+                        Done::Item(lease, outcome) => {
+                            let key = (lease.term.0, lease.number);
+                            if lease.items.last().is_some_and(|item| item.index == outcome.index) { running.remove(&key); }
+                            WorkerReport::Results { sequence, lease, outcomes: vec![outcome] }
+                        }
+                        Done::Rank(held, event) => {
+                            if matches!(event, RankEvent::Finished { .. }) { ranks.remove(&held); }
+                            WorkerReport::Rank { sequence, held, event }
+                        }
+                    };
+                    outbox.insert(sequence, report.clone());
+                    let _ = out.send(report).await;
+                }
+                _ = beat.tick() => {
+                    let _ = out.send(WorkerReport::Heartbeat { executors: vec![2000 + incarnation as u32] }).await;
+                }
+            }
+        }
+    }
+}
+
+/// Blobs in the store.
+#[allow(dead_code, reason = "used by some of the test binaries")]
+pub fn stored(folder: &Path, digest: Digest) -> bool {
+    folder.join("blobs").join(digest.blob_path()).exists()
+}
