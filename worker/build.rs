@@ -1,0 +1,27 @@
+//! Lets `evoring-executor` start from any shell: the place of libtorch is written into it.
+
+use std::path::Path;
+
+fn main() {
+    // Set by `.cargo/config.toml`; `make setup` makes the link it names.
+    println!("cargo::rerun-if-env-changed=LIBTORCH");
+    println!("cargo::rerun-if-changed=build.rs");
+    let libtorch = std::env::var("LIBTORCH").unwrap_or_else(|_| String::from(".libtorch"));
+    let libraries = Path::new(&libtorch).join("lib");
+    println!("cargo::rerun-if-changed={libtorch}/build-version");
+    let Ok(real) = libraries.canonicalize() else {
+        println!(
+            "cargo::error=libtorch is not at {libtorch}; run `make setup` in the checkout once, then build again"
+        );
+        return;
+    };
+    // The agent does not link libtorch and needs none of this.
+    // DT_RPATH rather than DT_RUNPATH, so that a libtorch in LD_LIBRARY_PATH does not get in between.
+    println!("cargo::rustc-link-arg-bin=evoring-executor=-Wl,--disable-new-dtags");
+    for path in [&libraries, &real] {
+        println!(
+            "cargo::rustc-link-arg-bin=evoring-executor=-Wl,-rpath,{}",
+            path.display()
+        );
+    }
+}

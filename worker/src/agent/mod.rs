@@ -1,0 +1,15 @@
+//! The agent. [`core`] decides (no clock, no IO), the rest carries out: [`session`] talks to the
+//! coordinator, [`executors`] starts processes, [`blobs`] moves files, [`http`] serves metrics,
+//! [`mod@run`] connects them.
+
+pub mod blobs;
+pub mod core;
+mod describe;
+pub mod executors;
+pub mod http;
+mod outbox;
+pub mod run;
+pub mod session;
+pub mod work;
+
+pub use run::{Settings, run};

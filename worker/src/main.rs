@@ -1,0 +1,107 @@
+//! `evoring-worker`: the agent of a host.
+
+use anyhow::Context as _;
+use clap::{ArgGroup, Parser};
+use evoring_protocol::WorkerId;
+use evoring_protocol::limits::WORKER_SLOTS;
+use evoring_worker::agent::session::Address;
+use evoring_worker::agent::{Settings, run};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs the executors of one host and connects them to the coordinator.
+#[derive(Debug, Parser)]
+#[command(version, group = ArgGroup::new("where").required(true).args(["coordinator", "announce"]))]
+struct Arguments {
+    /// Name of this worker, as in its certificate
+    #[arg(long)]
+    name: String,
+    /// Folder for files of this agent
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Folder with certificate.pem, key.pem and authority.pem
+    #[arg(long, value_name = "DIR")]
+    identity: PathBuf,
+    /// Address of the coordinator
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    coordinator: Option<SocketAddr>,
+    /// File in which the coordinator announces its address
+    #[arg(long, value_name = "FILE")]
+    announce: Option<PathBuf>,
+    /// Slots, each with one executor process
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(WORKER_SLOTS)))]
+    slots: u32,
+    /// Where to serve /metrics, /healthz and /readyz
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
+    http: SocketAddr,
+    /// Exit at the end of file of this inherited descriptor; only 0, standard input, is supported
+    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(u32).range(0..=0))]
+    lifeline_fd: Option<u32>,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .init();
+    match start(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("evoring-worker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> anyhow::Result<()> {
+    let coordinator = match (arguments.coordinator, arguments.announce) {
+        (Some(address), _) => Address::Fixed(address),
+        (None, Some(file)) => Address::Announced(file),
+        (None, None) => anyhow::bail!("expected --coordinator or --announce"),
+    };
+    let settings = Settings {
+        worker: WorkerId::new(&arguments.name)?,
+        folder: arguments.dir,
+        identity: arguments.identity,
+        coordinator,
+        slots: arguments.slots,
+        http: arguments.http,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let has_lifeline = arguments.lifeline_fd.is_some();
+    let outcome = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        let stop = async move {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = end_of_lifeline(has_lifeline) => {}
+            }
+        };
+        run(settings, stop).await
+    });
+    // Threads that wait for executors end with them; they are killed by now.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Completes when the parent is gone; never without a lifeline.
+async fn end_of_lifeline(has_lifeline: bool) {
+    if !has_lifeline {
+        return std::future::pending().await;
+    }
+    let mut buffer = [0u8; 64];
+    let mut lifeline = tokio::io::stdin();
+    while matches!(lifeline.read(&mut buffer).await, Ok(count) if count > 0) {}
+}

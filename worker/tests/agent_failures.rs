@@ -1,0 +1,386 @@
+//! Claims about the agent's decisions when things go wrong out of step: stops that overtake
+//! hand-overs, executors that die after they were ready, orders that come twice or too late.
+//!
+//! Method: events and times in, actions out; no process, socket or clock.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
+use evoring_protocol::numerics::NumericsClass;
+use evoring_protocol::work::{
+    Assignment, HeldRank, ItemOutcome, Kernel, Lease, LeasedItem, Roster,
+};
+use evoring_protocol::worker::{RankEvent, WorkerCommand, WorkerReport};
+use evoring_protocol::{
+    Attempt, DemandId, ItemIndex, JobId, Rank, RosterNumber, SlotIndex, Term, WorkerId,
+};
+use evoring_worker::agent::core::Core;
+use evoring_worker::agent::work::{Action, Event, Profile, Purpose};
+use std::time::Duration;
+
+const SLOT: SlotIndex = SlotIndex(0);
+const START: Duration = Duration::ZERO;
+
+/// An agent with one slot, whose first executor is process 7, in a session.
+fn core() -> Core {
+    let worker = WorkerId::new("w1").unwrap();
+    let profile = Profile {
+        worker,
+        incarnation: 1,
+        process: 2,
+        host: "h".into(),
+        slots: 1,
+        metrics: None,
+    };
+    let mut core = Core::new(profile);
+    core.handle(Event::Tick, START);
+    make_ready(&mut core, 7);
+    core.handle(Event::Connected, START);
+    core.handle(welcome(vec![]), START);
+    core
+}
+
+fn make_ready(core: &mut Core, process: u32) -> Vec<Action> {
+    core.handle(
+        Event::ExecutorStarted {
+            slot: SLOT,
+            process,
+        },
+        START,
+    );
+    let numerics = NumericsClass("cpu".into());
+    core.handle(report(ExecutorReport::Ready { numerics }), START)
+}
+
+fn report(report: ExecutorReport) -> Event {
+    Event::Report { slot: SLOT, report }
+}
+
+fn welcome(leases_to_keep: Vec<(Term, u64)>) -> Event {
+    let (blobs, ranks_to_keep) = ("file:///tmp/x".into(), vec![]);
+    Event::Command(WorkerCommand::Welcome {
+        term: Term(1),
+        heartbeat_ms: 500,
+        blobs,
+        leases_to_keep,
+        ranks_to_keep,
+    })
+}
+
+fn assignment() -> Assignment {
+    let (job, demand, stage) = (JobId(1), DemandId(1), "search".into());
+    Assignment {
+        job,
+        demand,
+        stage,
+        kernel: Kernel::PruneEvaluate,
+        payload: vec![],
+        inputs: vec![],
+    }
+}
+
+fn grant(number: u64, items: u32) -> Event {
+    let item = |index| LeasedItem {
+        index: ItemIndex(index),
+        attempt: Attempt(1),
+    };
+    let lease = Lease {
+        job: JobId(1),
+        demand: DemandId(1),
+        items: (0..items).map(item).collect(),
+        worker: WorkerId::new("w1").unwrap(),
+        slot: SLOT,
+        term: Term(1),
+        number,
+        expiry_ms: 1_000,
+        mac: [0; 32],
+    };
+    Event::Command(WorkerCommand::Grant {
+        lease,
+        assignment: assignment(),
+        items: vec![vec![]; items as usize],
+    })
+}
+
+fn held(roster: u32) -> HeldRank {
+    HeldRank {
+        job: JobId(1),
+        demand: DemandId(2),
+        roster: RosterNumber(roster),
+        rank: Rank(0),
+        slot: SLOT,
+    }
+}
+
+fn start_rank(roster: u32) -> Event {
+    let held = held(roster);
+    let roster = Roster {
+        number: held.roster,
+        members: vec![],
+        secret: [0; 32],
+        resume: None,
+    };
+    Event::Command(WorkerCommand::StartRank {
+        held,
+        roster,
+        assignment: assignment(),
+    })
+}
+
+fn dies(process: u32) -> Event {
+    let (status, last_lines) = ("signal: 9 (SIGKILL)".into(), String::new());
+    Event::ExecutorExited {
+        slot: SLOT,
+        process,
+        status,
+        last_lines,
+    }
+}
+
+fn prepared(process: u32, task: u64) -> Event {
+    let command = ExecutorCommand::RunItems {
+        task,
+        assignment: assignment(),
+        inputs: vec![],
+        items: vec![],
+    };
+    Event::Prepared {
+        slot: SLOT,
+        process,
+        command: Box::new(command),
+    }
+}
+
+fn run_of(actions: &[Action]) -> Option<u64> {
+    actions.iter().find_map(|action| match action {
+        Action::Run { task, .. } => Some(*task),
+        _ => None,
+    })
+}
+
+fn is_delivery(action: &Action) -> bool {
+    matches!(action, Action::Deliver { .. })
+}
+
+fn outcomes(actions: &[Action]) -> Vec<ItemOutcome> {
+    let outcomes = |action: &Action| match action {
+        Action::Send(WorkerReport::Results { outcomes, .. }) => outcomes.clone(),
+        _ => Vec::new(),
+    };
+    actions.iter().flat_map(outcomes).collect()
+}
+
+/// Claim: an executor that becomes ready each time may die as often as it likes: its work, or a
+/// person, kills it, and the agent goes on.
+#[test]
+fn an_executor_that_was_ready_may_die_often() {
+    let mut core = core();
+    for process in 7..27 {
+        let actions = core.handle(dies(process), START);
+        assert!(
+            !actions
+                .iter()
+                .any(|action| matches!(action, Action::Exit(_))),
+            "{actions:?}"
+        );
+        assert!(
+            actions.contains(&Action::Start {
+                slot: SLOT,
+                wait: Duration::ZERO
+            }),
+            "{actions:?}"
+        );
+        make_ready(&mut core, process + 1);
+    }
+}
+
+/// Claim: an executor that does not stop is killed after two seconds, not before, and not again at
+/// every tick; the work it was told to stop is not reported as failed, and the next work runs.
+#[test]
+fn a_deaf_executor_is_killed_and_its_slot_goes_on() {
+    let mut core = core();
+    let task = run_of(&core.handle(grant(1, 1), START)).unwrap();
+    core.handle(prepared(7, task), START);
+    let stop = Event::Command(WorkerCommand::StopLease {
+        term: Term(1),
+        number: 1,
+    });
+    assert!(
+        core.handle(stop, START)
+            .contains(&Action::Stop { slot: SLOT, task })
+    );
+    core.handle(grant(2, 1), START);
+    let kills = |core: &mut Core, ms: u64| {
+        let actions = core.handle(Event::Tick, Duration::from_millis(ms));
+        actions
+            .into_iter()
+            .filter(|action| matches!(action, Action::Kill { .. }))
+            .count()
+    };
+    assert_eq!(kills(&mut core, 1_900), 0);
+    assert_eq!(kills(&mut core, 2_100), 1);
+    assert_eq!(kills(&mut core, 2_150), 0);
+    let actions = core.handle(dies(7), Duration::from_millis(2_200));
+    assert_eq!(outcomes(&actions), []);
+    assert_eq!(run_of(&make_ready(&mut core, 8)), Some(task + 1));
+}
+
+/// Claim: work that is stopped while its inputs are fetched never reaches the executor, and the
+/// slot takes the next piece.
+#[test]
+fn a_stop_overtakes_the_hand_over() {
+    let mut core = core();
+    let task = run_of(&core.handle(grant(1, 1), START)).unwrap();
+    core.handle(grant(2, 1), START);
+    core.handle(
+        Event::Command(WorkerCommand::StopLease {
+            term: Term(1),
+            number: 1,
+        }),
+        START,
+    );
+    let actions = core.handle(prepared(7, task), START);
+    assert!(!actions.iter().any(is_delivery), "{actions:?}");
+    assert_eq!(run_of(&actions), Some(task + 1));
+}
+
+/// Claim: a command that was prepared for an executor that has died is not given to the next one.
+#[test]
+fn a_hand_over_to_the_dead_is_dropped() {
+    let mut core = core();
+    let task = run_of(&core.handle(grant(1, 2), START)).unwrap();
+    let actions = core.handle(dies(7), START);
+    assert_eq!(
+        outcomes(&actions).len(),
+        2,
+        "both items are given back: {actions:?}"
+    );
+    make_ready(&mut core, 8);
+    let actions = core.handle(prepared(7, task), START);
+    assert!(!actions.iter().any(is_delivery), "{actions:?}");
+}
+
+/// Claim: work that waits for its slot can be stopped; it never runs and is not reported.
+#[test]
+fn waiting_work_can_be_stopped() {
+    let mut core = core();
+    let task = run_of(&core.handle(grant(1, 1), START)).unwrap();
+    core.handle(grant(2, 1), START);
+    let actions = core.handle(
+        Event::Command(WorkerCommand::StopLease {
+            term: Term(1),
+            number: 2,
+        }),
+        START,
+    );
+    assert_eq!(actions, []);
+    let done = core.handle(report(ExecutorReport::ItemsDone { task }), START);
+    assert_eq!(run_of(&done), None);
+}
+
+/// Claim: a lease granted twice runs once, and an outcome reported twice is passed on once.
+#[test]
+fn what_comes_twice_counts_once() {
+    let mut core = core();
+    let task = run_of(&core.handle(grant(1, 1), START)).unwrap();
+    assert_eq!(core.handle(grant(1, 1), START), []);
+    let twice = || {
+        let outcomes = vec![ItemOutcome {
+            index: ItemIndex(0),
+            result: Ok(vec![1]),
+        }];
+        report(ExecutorReport::Items { task, outcomes })
+    };
+    assert_eq!(outcomes(&core.handle(twice(), START)).len(), 1);
+    assert_eq!(outcomes(&core.handle(twice(), START)).len(), 0);
+    let done = core.handle(report(ExecutorReport::ItemsDone { task }), START);
+    assert_eq!(run_of(&done), None);
+    assert_eq!(outcomes(&done), [], "nothing was left out");
+}
+
+/// Claim: a rank of a newer roster stops the older one, also if its stop was lost; what the older
+/// one then says is not passed on, and the newer one starts.
+#[test]
+fn a_newer_roster_voids_the_older() {
+    let mut core = core();
+    let task = run_of(&core.handle(start_rank(1), START)).unwrap();
+    let actions = core.handle(start_rank(2), START);
+    assert!(
+        actions.contains(&Action::Stop { slot: SLOT, task }),
+        "{actions:?}"
+    );
+    let finished = ExecutorReport::RankFinished {
+        task,
+        result: vec![1],
+        blobs: vec![],
+    };
+    let actions = core.handle(report(finished), START);
+    assert!(
+        !actions
+            .iter()
+            .any(|action| matches!(action, Action::Store { .. })),
+        "{actions:?}"
+    );
+    assert_eq!(run_of(&actions), Some(task + 1));
+}
+
+/// Claim: a lease that the coordinator wants kept after a reconnect runs on.
+#[test]
+fn a_kept_lease_runs_on() {
+    let mut core = core();
+    let task = run_of(&core.handle(grant(1, 1), START)).unwrap();
+    core.handle(Event::Disconnected, START);
+    core.handle(Event::Connected, START);
+    let actions = core.handle(welcome(vec![(Term(1), 1)]), START);
+    assert!(
+        !actions
+            .iter()
+            .any(|action| matches!(action, Action::Stop { .. })),
+        "{actions:?}"
+    );
+    assert!(
+        core.handle(prepared(7, task), START)
+            .iter()
+            .any(is_delivery)
+    );
+}
+
+/// Claim: a result whose files cannot be stored is a failure that allows another attempt; a
+/// checkpoint that cannot be stored only costs itself.
+#[test]
+fn what_cannot_be_stored_is_not_promised() {
+    let mut core = core();
+    let task = run_of(&core.handle(start_rank(1), START)).unwrap();
+    let full = || Err("no space left on device".to_owned());
+    let purpose = Purpose::Checkpoint(evoring_protocol::Step(10));
+    let actions = core.handle(
+        Event::Stored {
+            held: held(1),
+            purpose,
+            outcome: full(),
+        },
+        START,
+    );
+    assert!(
+        !actions
+            .iter()
+            .any(|action| matches!(action, Action::Send(_))),
+        "{actions:?}"
+    );
+    let finished = ExecutorReport::RankFinished {
+        task,
+        result: vec![1],
+        blobs: vec!["weights".into()],
+    };
+    core.handle(report(finished), START);
+    let purpose = Purpose::Result(vec![1]);
+    let actions = core.handle(
+        Event::Stored {
+            held: held(1),
+            purpose,
+            outcome: full(),
+        },
+        START,
+    );
+    let is_failure = |action: &Action| matches!(action, Action::Send(WorkerReport::Rank { event: RankEvent::Failed(error), .. }) if error.can_retry);
+    assert!(actions.iter().any(is_failure), "{actions:?}");
+}
