@@ -1,0 +1,90 @@
+//! `evoring fetch`.
+
+use super::{Context, resolve};
+use crate::args::FetchArgs;
+use crate::artifacts::folder::OutFolder;
+use crate::artifacts::report::RunFacts;
+use crate::artifacts::{Written, fetch as fetch_artifacts};
+use crate::client::Client;
+use crate::exit::{Exit, Failure};
+use crate::follow::unexpected;
+use crate::output::json::status_name;
+use crate::output::{Style, print, print_json};
+use evoring_protocol::client::{ClientReply, ClientRequest, JobStatus, JobView, WorkerView};
+use std::path::Path;
+
+/// Writes a finished job's results.
+pub(super) async fn fetch(context: &Context, arguments: FetchArgs) -> Result<Exit, Failure> {
+    let out = OutFolder::prepare(&arguments.dir)?;
+    let mut client = context.client()?;
+    let job = resolve(&mut client, arguments.job).await?;
+    let view = match client.ask(&ClientRequest::Show { job }).await? {
+        ClientReply::Job(view) => view,
+        other => return Err(unexpected("Show", &other)),
+    };
+    if view.status != JobStatus::Finished {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!(
+                "job {job} is {}: only finished jobs have results",
+                status_name(view.status)
+            ),
+        ));
+    }
+    let facts = RunFacts {
+        workers: workers(&mut client).await?,
+        ..RunFacts::default()
+    };
+    let written = fetch_artifacts(&mut client, &view, &facts, out.staging()).await?;
+    client.close().await;
+    let place = out.place().to_owned();
+    let replaced = out.put_in_place()?;
+    show(context.style, &view, &place, &written, replaced)?;
+    Ok(Exit::Ok)
+}
+
+/// Workers for `report.json`.
+pub(super) async fn workers(client: &mut Client) -> Result<Vec<WorkerView>, Failure> {
+    match client.ask(&ClientRequest::Workers).await? {
+        ClientReply::Workers(workers) => Ok(workers),
+        other => Err(unexpected("Workers", &other)),
+    }
+}
+
+/// Prints the table and where everything is.
+pub(super) fn show(
+    style: Style,
+    view: &JobView,
+    place: &Path,
+    written: &Written,
+    replaced: bool,
+) -> Result<(), Failure> {
+    if style.json {
+        return print_json(&serde_json::json!({
+            "type": "result", "job": view.job.0, "status": status_name(view.status), "out": place,
+            "files": written.files, "replaced": replaced,
+        }));
+    }
+    let mut text = String::new();
+    if let Some((table, note)) = &written.table {
+        text.push_str(&format!(
+            "
+{}{note}
+",
+            table.render(style.colour)
+        ));
+    }
+    text.push_str(&format!(
+        "results in {}{}\n",
+        place.display(),
+        if replaced {
+            " (earlier results there were replaced)"
+        } else {
+            ""
+        }
+    ));
+    for name in &written.files {
+        text.push_str(&format!("  {}\n", place.join(name).display()));
+    }
+    print(&text)
+}

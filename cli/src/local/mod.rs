@@ -1,0 +1,226 @@
+//! A cluster of true processes on this machine: one coordinator, some workers, mutual TLS from a
+//! throw-away authority, everything in one folder, nothing left running.
+
+mod binaries;
+mod child;
+mod folder;
+mod lines;
+mod log;
+pub mod registry;
+mod restart;
+
+pub use binaries::Binaries;
+pub use child::{ChildEvent, Stop};
+pub use folder::Folder;
+
+use crate::client::{Access, ClusterFile};
+use crate::exit::Failure;
+use child::{ChildSpec, supervise};
+use evoring_protocol::ClusterId;
+use evoring_protocol::transport::{Authority, Role};
+use std::ffi::OsString;
+use std::io::{PipeReader, PipeWriter, Read};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// Name of the coordinator among the children.
+const COORDINATOR: &str = "coordinator";
+/// Name in the certificate that other commands use.
+const CLIENT: &str = "client";
+
+/// What to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Worker processes.
+    pub workers: u32,
+    /// Slots of each.
+    pub slots_per_worker: u32,
+}
+
+/// A running cluster. Dropping it kills every process of it; [`LocalCluster::request_stop`] lets them end.
+#[derive(Debug)]
+pub struct LocalCluster {
+    folder: Folder,
+    tasks: JoinSet<()>,
+    stop: watch::Sender<Stop>,
+    events: mpsc::UnboundedReceiver<ChildEvent>,
+    /// CHILD-1: the only write end. Children read the end of file when it is gone.
+    _lifeline: PipeWriter,
+    deaths: u64,
+}
+
+impl LocalCluster {
+    /// Makes authority, identities and cluster file in `folder`, and starts every process.
+    pub fn start(binaries: &Binaries, folder: Folder, size: Size) -> Result<Self, Failure> {
+        prepare(&folder, size)?;
+        let (lifeline_reader, lifeline) =
+            std::io::pipe().map_err(|error| Failure::local("lifeline pipe", error))?;
+        let (stop, stopped) = watch::channel(Stop::No);
+        let (events_sender, events) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        for spec in specs(&folder, binaries, size)? {
+            let reader: PipeReader = lifeline_reader
+                .try_clone()
+                .map_err(|error| Failure::local("lifeline pipe", error))?;
+            tasks.spawn(supervise(
+                spec,
+                reader,
+                stopped.clone(),
+                events_sender.clone(),
+            ));
+        }
+        Ok(Self {
+            folder,
+            tasks,
+            stop,
+            events,
+            _lifeline: lifeline,
+            deaths: 0,
+        })
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// How clients reach it.
+    pub fn access(&self) -> Result<Access, Failure> {
+        Access::from_file(&self.folder.cluster_file())
+    }
+
+    /// Deaths of children so far.
+    pub fn deaths(&self) -> u64 {
+        self.deaths
+    }
+
+    /// The next change. Never ends while the cluster lives. Cancel-safe.
+    pub async fn next_event(&mut self) -> ChildEvent {
+        match self.events.recv().await {
+            Some(event) => {
+                self.deaths += u64::from(matches!(event, ChildEvent::Died { .. }));
+                event
+            }
+            // Every supervisor has ended, which only `stop` asks for.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks every process to end; [`Stop::Now`] kills.
+    pub fn request_stop(&self, how: Stop) {
+        self.stop.send_if_modified(|level| {
+            how > *level && {
+                *level = how;
+                true
+            }
+        });
+    }
+
+    /// Waits until every process has been reaped. Cancel-safe.
+    pub async fn wait_stopped(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Writes identities and the cluster file. The authority's key is never stored: a restart in the
+/// same folder makes a new authority of the same cluster, and all identities anew.
+fn prepare(folder: &Folder, size: Size) -> Result<(), Failure> {
+    let now = SystemTime::now();
+    let cluster = match known_cluster(&folder.cluster_file()) {
+        Some(cluster) => cluster,
+        None => ClusterId(random()?),
+    };
+    let authority =
+        Authority::create(cluster, now).map_err(|error| Failure::local("authority", error))?;
+    let workers = (1..=size.workers).map(|number| (Role::Worker, worker_name(number)));
+    let others = [
+        (Role::Coordinator, COORDINATOR.to_owned()),
+        (Role::Submitter, CLIENT.to_owned()),
+    ];
+    for (role, name) in others.into_iter().chain(workers) {
+        authority
+            .issue(role, &name, now)
+            .and_then(|identity| identity.save(&folder.identity(&name)))
+            .map_err(|error| Failure::local("identity", error))?;
+    }
+    // One of an earlier start would send clients to a port that may be anybody's now.
+    let _ = std::fs::remove_file(folder.announce());
+    let file = ClusterFile {
+        cluster: Some(cluster.to_string()),
+        announce: Some(folder.announce()),
+        coordinators: Vec::new(),
+        identity: folder.identity(CLIENT),
+    };
+    let path = folder.cluster_file();
+    serde_json::to_vec_pretty(&file)
+        .map_err(std::io::Error::other)
+        .and_then(|text| std::fs::write(&path, text))
+        .map_err(|error| Failure::local(path.display(), error))
+}
+
+/// The number of the cluster that an earlier start made in this folder.
+fn known_cluster(path: &Path) -> Option<ClusterId> {
+    let file: ClusterFile = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let text = file
+        .cluster
+        .filter(|text| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    u64::from_str_radix(&text, 16)
+        .ok()
+        .map(|number| ClusterId(number.to_be_bytes()))
+}
+
+fn worker_name(number: u32) -> String {
+    format!("w{number}")
+}
+
+/// Every child with its arguments. Each reads its lifeline from standard input.
+fn specs(folder: &Folder, binaries: &Binaries, size: Size) -> Result<Vec<ChildSpec>, Failure> {
+    let argument = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
+        [OsString::from(name), value.as_ref().to_owned()]
+    };
+    let common = |name: &str| {
+        [
+            argument("--dir", &folder.state(name)),
+            argument("--identity", &folder.identity(name)),
+            argument("--announce", &folder.announce()),
+            argument("--http", &"127.0.0.1:0"),
+            argument("--lifeline-fd", &"0"),
+        ]
+        .concat()
+    };
+    let mut coordinator = common(COORDINATOR);
+    coordinator.extend(argument("--listen", &"127.0.0.1:0"));
+    coordinator.extend(argument("--blobs", &folder.blobs_url()?));
+    let mut specs = vec![ChildSpec {
+        name: COORDINATOR.to_owned(),
+        program: binaries.coordinator.clone(),
+        arguments: coordinator,
+        log: folder.log(COORDINATOR),
+    }];
+    specs.extend((1..=size.workers).map(worker_name).map(|name| {
+        let mut arguments = common(&name);
+        arguments.extend(argument("--name", &name));
+        arguments.extend(argument("--slots", &size.slots_per_worker.to_string()));
+        ChildSpec {
+            program: binaries.worker.clone(),
+            arguments,
+            log: folder.log(&name),
+            name,
+        }
+    }));
+    Ok(specs)
+}
+
+/// Random bytes from the operating system.
+pub fn random<const BYTES: usize>() -> Result<[u8; BYTES], Failure> {
+    let mut bytes = [0u8; BYTES];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|error| Failure::local("/dev/urandom", error))?;
+    Ok(bytes)
+}
+
+/// Bound on a cluster's coming up; libtorch takes a second or two on a busy machine.
+pub const START_PATIENCE: Duration = Duration::from_secs(60);

@@ -1,0 +1,311 @@
+//! The local cluster's promises about processes, with the real `evoring` and, in the place of
+//! coordinator and workers, shell scripts that hold their lifeline (standard input) open as real
+//! ones do. What real ones compute is tested in the workspace's `tests/`.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Bound on every wait.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Lives until its lifeline ends.
+const FAITHFUL: &str = "exec cat";
+/// Does not end when asked to.
+const STUBBORN: &str = "trap '' TERM\ncat\nsleep 60";
+/// Dies at once.
+const DYING: &str = "echo 'no libtorch, run make setup' >&2\nexit 7";
+
+/// Held while a program is written, and while a process is started: a child born in between would
+/// inherit the open file, and a program that is open for writing cannot be executed.
+static FORK: Mutex<()> = Mutex::new(());
+
+fn no_fork() -> MutexGuard<'static, ()> {
+    FORK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A folder with `evoring` and scripts beside it.
+struct Stage {
+    folder: tempfile::TempDir,
+}
+
+impl Stage {
+    fn new(coordinator: &str, worker: &str) -> Self {
+        let _guard = no_fork();
+        let folder = tempfile::tempdir().unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_evoring"), folder.path().join("evoring")).unwrap();
+        for (name, body) in [
+            ("evoring-coordinator", coordinator),
+            ("evoring-worker", worker),
+            ("evoring-executor", FAITHFUL),
+        ] {
+            let path = folder.path().join(name);
+            fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.path("evoring"));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env_remove("EVORING_CLUSTER");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn local(&self, dir: &str) -> Local {
+        let log = self.path(&format!("{dir}.stderr"));
+        let mut command = self.command(&["local", "--workers", "2", "--dir", dir]);
+        command
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap());
+        let child = spawn(&mut command);
+        let processes = wait_for("three children", || {
+            Some(processes(&log)).filter(|found| found.len() == 3)
+        });
+        Local { child, processes }
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        spawn(&mut command).wait_with_output().unwrap()
+    }
+}
+
+struct Local {
+    child: Child,
+    processes: Vec<u32>,
+}
+
+impl Local {
+    fn signal(&self, name: &str) {
+        let mut command = Command::new("kill");
+        command.args([name, &self.child.id().to_string()]);
+        let status = spawn(&mut command).wait().unwrap();
+        assert!(status.success());
+    }
+
+    fn assert_all_gone(&self) {
+        wait_for("the end of every child", || {
+            self.processes
+                .iter()
+                .all(|process| !lives(*process))
+                .then_some(())
+        });
+    }
+}
+
+fn spawn(command: &mut Command) -> Child {
+    let _guard = no_fork();
+    command.spawn().unwrap()
+}
+
+/// What `evoring local` says it started.
+fn processes(log: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(log).unwrap();
+    text.lines()
+        .filter_map(|line| line.split(" runs as process ").nth(1)?.parse().ok())
+        .collect()
+}
+
+/// Whether a process runs; one that only waits to be reaped does not.
+fn lives(process: u32) -> bool {
+    fs::read_to_string(format!("/proc/{process}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(") ").next().unwrap_or("").starts_with('Z'))
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+// Claim: no child outlives its parent, not even after SIGKILL, and no child keeps another's
+// lifeline open. Method: kills `evoring local`, whose children only watch their lifelines.
+#[test]
+fn children_die_with_a_killed_parent() {
+    let stage = Stage::new(FAITHFUL, FAITHFUL);
+    let mut local = stage.local("cluster");
+    assert!(local.processes.iter().all(|process| lives(*process)));
+    local.signal("-KILL");
+    local.child.wait().unwrap();
+    local.assert_all_gone();
+}
+
+// Claim: Ctrl-C stops and reaps everything, and is a success. Method: SIGINT, then the exit code.
+#[test]
+fn interrupt_stops_everything() {
+    let stage = Stage::new(FAITHFUL, FAITHFUL);
+    let mut local = stage.local("cluster");
+    local.signal("-INT");
+    assert_eq!(local.child.wait().unwrap().code(), Some(0));
+    assert!(local.processes.iter().all(|process| !lives(*process)));
+    assert!(stage.path("cluster/cluster.json").exists());
+    assert_eq!(
+        fs::read_dir(stage.path("state/evoring/running"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+// Claim: a second Ctrl-C does not wait for children that do not end. Method: children that ignore
+// SIGTERM; two signals; far less time than the grace period of 3 s.
+#[test]
+fn second_interrupt_kills() {
+    let stage = Stage::new(STUBBORN, STUBBORN);
+    let mut local = stage.local("cluster");
+    local.signal("-INT");
+    let first = Instant::now();
+    wait_for("the signal to be handled or the end", || {
+        if let Some(status) = local.child.try_wait().unwrap() {
+            return Some(status);
+        }
+        local.signal("-INT");
+        None
+    });
+    assert!(
+        first.elapsed() < Duration::from_millis(2_500),
+        "{:?}",
+        first.elapsed()
+    );
+    local.assert_all_gone();
+}
+
+// Claim: children that keep dying end the cluster with their last lines. Method: workers that die
+// at once.
+#[test]
+fn dying_children_end_the_cluster() {
+    let stage = Stage::new(FAITHFUL, DYING);
+    let output = stage.output(&["local", "--workers", "1", "--dir", "cluster"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(
+        text.contains("w1 died five times in a minute")
+            && text.contains("exit status: 7")
+            && text.contains("no libtorch, run make setup"),
+        "{text}"
+    );
+}
+
+// Claim: two clusters run beside each other, and one folder belongs to one cluster. Method: two
+// folders, then the first again.
+#[test]
+fn one_folder_one_cluster() {
+    let stage = Stage::new(FAITHFUL, FAITHFUL);
+    let mut first = stage.local("a");
+    let mut second = stage.local("b");
+    let third = stage.output(&["local", "--dir", "a"]);
+    assert_eq!(third.status.code(), Some(5));
+    assert!(
+        String::from_utf8_lossy(&third.stderr).contains("used by another"),
+        "{third:?}"
+    );
+    for local in [&mut first, &mut second] {
+        local.signal("-TERM");
+        assert_eq!(local.child.wait().unwrap().code(), Some(143));
+        local.assert_all_gone();
+    }
+    // A stopped cluster goes on under its number.
+    let number = |dir: &str| {
+        let text = fs::read_to_string(stage.path(dir).join("cluster.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["cluster"].clone()
+    };
+    let before = number("a");
+    let mut again = stage.local("a");
+    again.signal("-INT");
+    again.child.wait().unwrap();
+    assert_eq!(number("a"), before);
+    assert_ne!(number("b"), before);
+}
+
+// Claim: what is wrong from the start is refused before anything runs or is written. Method: a
+// wrong job file, too few slots, a place for results that cannot be, programs that are missing.
+#[test]
+fn run_refuses_early() {
+    let stage = Stage::new(FAITHFUL, FAITHFUL);
+    let job = |name: &str, ranks: &str| {
+        let text = format!(
+            "name = \"x\"\nkind = \"evolve.prune\"\n[data]\nset = \"fashion-mnist\"\n[network]\nname = \"lenet\"\n[train]\n{ranks}\n"
+        );
+        fs::write(stage.path(name), text).unwrap();
+    };
+    job("wrong.toml", "rankz = 2");
+    job("large.toml", "ranks = 4");
+    job("right.toml", "ranks = \"1..2\"");
+    fs::write(stage.path("file"), "").unwrap();
+    let cases: [(&[&str], i32, &str); 5] = [
+        (&["run", "absent.toml"], 2, "absent.toml"),
+        (&["run", "wrong.toml"], 2, "wrong.toml:8: train.rankz"),
+        (
+            &["run", "large.toml", "--workers", "2"],
+            4,
+            "needs 4 slots at once, 2 present",
+        ),
+        (
+            &["run", "right.toml", "--out", "file/out"],
+            5,
+            "name another folder",
+        ),
+        (&["run", "right.toml", "--out", "."], 2, "other files"),
+    ];
+    for (arguments, code, text) in cases {
+        let output = stage.output(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(text), "{arguments:?}: {stderr}");
+    }
+    fs::remove_file(stage.path("evoring-worker")).unwrap();
+    let output = stage.output(&["run", "right.toml"]);
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("evoring-worker not found in"),
+        "{output:?}"
+    );
+    assert_eq!(output.status.code(), Some(5));
+    assert!(!stage.path("evoring-out/x").exists());
+}
+
+// Claim: without a cluster, commands say what to do; a cluster that does not answer is named.
+// Method: no cluster; then one whose coordinator announces nothing.
+#[test]
+fn unreachable_clusters() {
+    let stage = Stage::new(FAITHFUL, FAITHFUL);
+    let none = stage.output(&["jobs"]);
+    assert_eq!(none.status.code(), Some(3));
+    assert!(
+        String::from_utf8_lossy(&none.stderr).contains("evoring local"),
+        "{none:?}"
+    );
+    let mut local = stage.local("cluster");
+    let silent = stage.output(&["jobs", "--json"]);
+    assert_eq!(silent.status.code(), Some(3));
+    let error: serde_json::Value = serde_json::from_slice(&silent.stderr).unwrap();
+    assert_eq!(error["error"]["code"], "unreachable");
+    assert!(
+        error["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("coordinator.json"),
+        "{error}"
+    );
+    local.signal("-INT");
+    local.child.wait().unwrap();
+}
