@@ -1,0 +1,297 @@
+//! A local cluster of true processes, and what a user can ask it.
+
+use crate::binaries;
+use evoring_protocol::event::{Event, EventKind};
+use serde_json::Value;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Bound on every wait for visible state; generous because test machines are slow and shared.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Pause between two looks at visible state.
+const POLL: Duration = Duration::from_millis(25);
+
+/// An `evoring local`, stopped and reaped when dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Cluster {
+    /// Starts a coordinator and `workers` workers of one slot each, and waits for all of them.
+    ///
+    /// # Panics
+    /// If they do not come up.
+    pub fn start(workers: usize) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let log = File::create(folder.path().join("local.log")).expect("a log file");
+        let child = Command::new(binaries::binary("evoring"))
+            .args(["local", "--workers", &workers.to_string(), "--dir"])
+            .arg(folder.path().join("cluster"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("evoring starts");
+        let cluster = Self { child, folder };
+        cluster.wait_for(&format!("{workers} workers with executors"), || {
+            let views = cluster.workers()?;
+            let ready = views
+                .iter()
+                .filter(|w| w["connected"] == true && executors(w).iter().all(|p| *p != 0));
+            (ready.count() == workers).then_some(())
+        });
+        cluster
+    }
+
+    /// The folder with everything in it.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().join("cluster")
+    }
+
+    /// A folder beside the cluster's, for job files and results.
+    pub fn scratch(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A command with `--cluster` set.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binaries::binary("evoring"));
+        command
+            .args(arguments)
+            .arg("--cluster")
+            .arg(self.folder().join("cluster.json"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("evoring starts")
+    }
+
+    /// Runs a command with `--json`; `None` if it fails (the coordinator may be away).
+    pub fn json(&self, arguments: &[&str]) -> Option<Value> {
+        let mut arguments = arguments.to_vec();
+        arguments.push("--json");
+        let output = self.run(&arguments);
+        output
+            .status
+            .success()
+            .then(|| serde_json::from_slice(&output.stdout).ok())
+            .flatten()
+    }
+
+    /// `evoring workers --json`.
+    pub fn workers(&self) -> Option<Vec<Value>> {
+        self.json(&["workers"])?.as_array().cloned()
+    }
+
+    /// Submits a job file and returns its number.
+    ///
+    /// # Panics
+    /// If it is refused.
+    pub fn submit(&self, text: &str) -> u64 {
+        let file = self.scratch().join("job.toml");
+        std::fs::write(&file, text).expect("the job file is written");
+        let output = self.run(&["submit", file.to_str().expect("UTF-8"), "--json"]);
+        assert!(
+            output.status.success(),
+            "submit: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let reply: Value =
+            serde_json::from_slice(&output.stdout).expect("submit --json prints JSON");
+        reply["job"].as_u64().expect("a job number")
+    }
+
+    /// `evoring show JOB --json`.
+    pub fn job(&self, job: u64) -> Option<Value> {
+        self.json(&["show", &job.to_string()])
+    }
+
+    /// All events so far; `None` while the coordinator is away.
+    pub fn events(&self) -> Option<Vec<Event>> {
+        let output = self.run(&["events", "--json"]);
+        let text = String::from_utf8(output.stdout).ok()?;
+        output
+            .status
+            .success()
+            .then(|| text.lines().map(parse_event).collect())
+    }
+
+    /// Waits until `look` sees something.
+    ///
+    /// # Panics
+    /// After [`PATIENCE`], with the log of the cluster.
+    pub fn wait_for<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        match wait_for(look) {
+            Some(seen) => seen,
+            None => panic!("waited {PATIENCE:?} for {what}\n{}", self.logs()),
+        }
+    }
+
+    /// Waits until the job has ended and returns its view.
+    pub fn wait_for_end(&self, job: u64) -> Value {
+        self.wait_for(&format!("the end of job {job}"), || {
+            self.job(job).filter(|view| {
+                ["finished", "failed", "cancelled"].contains(&view["status"].as_str().unwrap_or(""))
+            })
+        })
+    }
+
+    /// The artifacts of a finished job that must repeat byte for byte.
+    ///
+    /// # Panics
+    /// If they cannot be fetched.
+    pub fn repeatable_bytes(&self, job: u64) -> RepeatableBytes {
+        let out = self.scratch().join(format!("out-{job}"));
+        let output = self.run(&["fetch", &job.to_string(), out.to_str().expect("UTF-8")]);
+        assert!(
+            output.status.success(),
+            "fetch: {}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            self.logs()
+        );
+        RepeatableBytes::read(&out)
+    }
+
+    /// Process id of the coordinator, from its announcement.
+    pub fn coordinator_process(&self) -> Option<i32> {
+        let text = std::fs::read_to_string(self.folder().join("coordinator.json")).ok()?;
+        let value: Value = serde_json::from_str(&text).ok()?;
+        i32::try_from(value["process"].as_i64()?).ok()
+    }
+
+    /// Last part of every log, for a failing test.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        let folders = [self.scratch().to_owned(), self.folder()];
+        let files = folders
+            .iter()
+            .filter_map(|f| std::fs::read_dir(f).ok())
+            .flatten()
+            .flatten();
+        for path in files
+            .map(|entry| entry.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "log"))
+        {
+            let log = std::fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(30)..];
+            text.push_str(&format!("--- {}\n{}\n", path.display(), tail.join("\n")));
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(process) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            // Already gone is as good.
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// The bytes that must be equal between runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepeatableBytes {
+    /// `population.json`
+    pub population: Vec<u8>,
+    /// `model.safetensors`
+    pub model: Vec<u8>,
+    /// Object `result` of `report.json`, as text.
+    pub result: String,
+}
+
+impl RepeatableBytes {
+    /// Reads them from a folder of artifacts.
+    ///
+    /// # Panics
+    /// If one is missing.
+    pub fn read(folder: &Path) -> Self {
+        let read = |name: &str| {
+            std::fs::read(folder.join(name))
+                .unwrap_or_else(|e| panic!("{}: {e}", folder.join(name).display()))
+        };
+        let report: Value =
+            serde_json::from_slice(&read("report.json")).expect("report.json is JSON");
+        Self {
+            population: read("population.json"),
+            model: read("model.safetensors"),
+            result: report["result"].to_string(),
+        }
+    }
+
+    /// Fails with what differs.
+    ///
+    /// # Panics
+    /// If anything differs.
+    pub fn assert_equals(&self, other: &Self, what: &str) {
+        assert!(
+            self.population == other.population,
+            "{what}: population.json differs"
+        );
+        assert_eq!(
+            self.result, other.result,
+            "{what}: report.json's result differs"
+        );
+        assert!(
+            self.model == other.model,
+            "{what}: model.safetensors differs"
+        );
+    }
+}
+
+/// Looks again and again; `None` after [`PATIENCE`].
+pub fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let begin = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return Some(seen);
+        }
+        if begin.elapsed() > PATIENCE {
+            return None;
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Process ids of a worker's executors.
+pub fn executors(worker: &Value) -> Vec<i64> {
+    worker["executors"]
+        .as_array()
+        .map(|a| a.iter().filter_map(Value::as_i64).collect())
+        .unwrap_or_default()
+}
+
+/// Sends SIGKILL.
+pub fn kill(process: i64) {
+    let process = i32::try_from(process)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    let process = process.expect("a process id");
+    rustix::process::kill_process(process, rustix::process::Signal::KILL)
+        .expect("the victim lives");
+}
+
+fn parse_event(line: &str) -> Event {
+    serde_json::from_str(line).unwrap_or_else(|e| panic!("events --json printed {line:?}: {e}"))
+}
+
+/// The stage that a gang or a lease belongs to, for events that name one.
+pub fn stage_of(kind: &EventKind) -> Option<&str> {
+    match kind {
+        EventKind::LeaseGranted { stage, .. }
+        | EventKind::ItemsRetried { stage, .. }
+        | EventKind::RosterCommitted { stage, .. }
+        | EventKind::RosterBroken { stage, .. } => Some(stage),
+        _ => None,
+    }
+}

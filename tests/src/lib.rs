@@ -1,0 +1,11 @@
+//! Process harness: real binaries on loopback, driven through the command line as a user drives
+//! them, killed and restarted, and awaited by visible state (events, job views), never by sleeping
+//! for luck.
+//!
+//! Start with [`cluster::Cluster`]; [`binaries`] builds what it runs; [`job`] writes job files
+//! small enough for a test and real in every part.
+
+pub mod binaries;
+pub mod cluster;
+pub mod job;
+pub mod scenario;
