@@ -288,6 +288,34 @@ async fn killed_worker() {
     );
 }
 
+/// Claim: the coordinator ends when the process that started it is gone.
+/// Method: a pipe as lifeline; close its other end.
+#[tokio::test]
+async fn lifeline() {
+    use rustix::io::{FdFlags, fcntl_setfd};
+    use std::os::fd::AsRawFd as _;
+    let mut cluster = Cluster::start();
+    cluster.kill();
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    fcntl_setfd(&read, FdFlags::empty()).unwrap();
+    let mut command = cluster.command();
+    command
+        .arg("--lifeline-fd")
+        .arg(read.as_raw_fd().to_string());
+    let announce = cluster.folder.path().join("announce");
+    std::fs::remove_file(&announce).unwrap();
+    let mut child = command.spawn().unwrap();
+    drop(read);
+    let began = std::time::Instant::now();
+    while !announce.exists() {
+        assert!(began.elapsed() < support::PATIENCE && child.try_wait().unwrap().is_none());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(write);
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}");
+}
+
 /// Claim: one process per folder, and the second one says so.
 /// Method: start another in the same folder.
 #[tokio::test]

@@ -86,13 +86,8 @@ impl MapWork {
 }
 
 impl Running {
-    /// A lease that an earlier leader granted.
-    pub(super) fn taken_up(
-        lease: &Lease,
-        open: BTreeSet<ItemIndex>,
-        now_ms: u64,
-        left_ms: u64,
-    ) -> Self {
+    /// A lease that a slot runs from now on.
+    pub(super) fn new(lease: &Lease, open: BTreeSet<ItemIndex>, now_ms: u64, left_ms: u64) -> Self {
         Self {
             job: lease.job,
             demand: lease.demand,
@@ -373,17 +368,10 @@ impl Scheduler {
             .iter()
             .filter_map(|item| map.items.get(item.index.0 as usize).cloned())
             .collect::<Vec<_>>();
+        let open = items.into_iter().collect();
         let running = Running {
-            job,
-            demand,
-            worker: worker.clone(),
-            slot,
-            items: items.len(),
-            open: items.into_iter().collect(),
-            granted_ms: context.now.mono_ms,
-            measured_ms: context.now.mono_ms,
-            expires_ms: context.now.mono_ms + expiry_ms,
             has_copy: is_copy,
+            ..Running::new(&lease, open, context.now.mono_ms, expiry_ms)
         };
         self.event(EventKind::LeaseGranted {
             job,

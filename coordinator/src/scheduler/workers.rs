@@ -163,7 +163,7 @@ impl Scheduler {
             .collect();
         let count = open.len() as u32;
         let left_ms = lease.expiry_ms.saturating_sub(context.now.wall_ms);
-        let running = Running::taken_up(lease, open, context.now.mono_ms, left_ms);
+        let running = Running::new(lease, open, context.now.mono_ms, left_ms);
         self.note_lease((lease.term, lease.number), running);
         self.workers.set(
             &lease.worker,

@@ -2,7 +2,7 @@
 
 use super::blobs::Blobs;
 use super::event_file::EventFile;
-use super::job_logs::JobLogs;
+use super::job_logs::{JobLogs, line_of};
 use super::metrics::Metrics;
 use super::raft_thread::RaftSender;
 use super::{Reply, guarded};
@@ -308,6 +308,9 @@ impl Worker {
             }
             Action::Event { index, kind } => {
                 if self.parts.events.append(index, kind.clone()) {
+                    if let Some((job, line)) = line_of(&kind) {
+                        self.parts.logs.append(job, None, vec![line]);
+                    }
                     self.parts.metrics.event(&kind);
                 }
             }

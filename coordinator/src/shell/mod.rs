@@ -63,6 +63,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let blobs = Blobs::open(&settings.blobs)?;
     let events = EventFile::open(&settings.dir)?;
     let logs = JobLogs::default();
+    logs.take_up(&events.events(0, usize::MAX));
     let listener = folder.listen(settings.listen, &identity)?;
     let (inbox, messages) = mpsc::channel(INBOX);
     let inbox = Inbox::new(inbox);
