@@ -13,8 +13,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 /// Long enough in every stage for a kill to hit, short enough for a test.
 fn job() -> PruneJob {
     PruneJob {
-        epochs: 3,
-        finetune_epochs: 2,
+        epochs: 10,
+        finetune_epochs: 6,
         generations: 6,
         ..PruneJob::default()
     }
