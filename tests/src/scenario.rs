@@ -124,6 +124,7 @@ fn is_consequence(victim: Victim) -> impl Fn(&Event) -> bool {
         Victim::AgentAndCoordinator => matches!(
             event.kind,
             EventKind::ItemsRetried { .. }
+                | EventKind::RosterBroken { .. }
                 | EventKind::RosterCommitted { .. }
                 | EventKind::LeaseGranted { .. }
                 | EventKind::StageFinished { .. }
@@ -151,9 +152,10 @@ fn kill_counts(events: &[Event], stage: &str, victim: Victim) -> bool {
         EventKind::ItemsRetried { stage: s, .. } => {
             victim == Victim::AgentAndCoordinator && s == stage
         }
-        EventKind::RosterCommitted {
-            stage: s, roster, ..
-        } => victim == Victim::AgentAndCoordinator && s == stage && roster.0 > 1,
+        // The other ranks notice a death before the coordinator does, and break the roster.
+        EventKind::RosterBroken { .. } => {
+            matches!(victim, Victim::Agent | Victim::AgentAndCoordinator) && is_loss(event, stage)
+        }
         _ => false,
     })
 }
@@ -161,14 +163,33 @@ fn kill_counts(events: &[Event], stage: &str, victim: Victim) -> bool {
 /// Whether an attempt was made again after the death (a killed coordinator needs none: its
 /// workers go on).
 fn was_tried_again(events: &[Event], stage: &str, victim: Victim) -> bool {
-    let again = |event: &Event| match &event.kind {
-        EventKind::RosterCommitted {
-            roster, stage: s, ..
-        } => roster.0 > 1 && s == stage,
-        EventKind::ItemsRetried { stage: s, .. } => s == stage,
-        _ => false,
+    let events = within(events, stage);
+    let items = |event: &Event| matches!(&event.kind, EventKind::ItemsRetried { stage: s, .. } if s == stage);
+    let lost = |event: &&Event| is_loss(event, stage);
+    let is_formed_again = |broken: &Event| {
+        events
+            .iter()
+            .any(|event| match (&event.kind, &broken.kind) {
+                (
+                    EventKind::RosterCommitted { demand, roster, .. },
+                    EventKind::RosterBroken {
+                        demand: d,
+                        roster: r,
+                        ..
+                    },
+                ) => demand == d && roster > r,
+                _ => false,
+            })
     };
-    victim == Victim::Coordinator || within(events, stage).iter().any(again)
+    victim == Victim::Coordinator
+        || events.iter().any(items)
+        || events.iter().filter(lost).any(is_formed_again)
+}
+
+/// Whether a gang of the stage lost a member (and did not merely grow).
+fn is_loss(event: &Event, stage: &str) -> bool {
+    matches!(&event.kind, EventKind::RosterBroken { stage: s, reason, .. }
+        if s == stage && !reason.starts_with("the gang grows"))
 }
 
 /// Events from the start of a stage to its end.
