@@ -44,7 +44,7 @@ seed = {seed}
 
 [data]
 set = "fashion-mnist"
-fitness_images = 1_000
+fitness_images = 4_000
 selection_images = 300
 train_images = 1600
 
