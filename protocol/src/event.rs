@@ -90,14 +90,17 @@ pub enum EventKind {
     StageStarted { job: JobId, stage: String },
     /// A stage of a job ended.
     StageFinished { job: JobId, stage: String },
-    /// A lease was granted.
+    /// A lease was granted. An item without a result is granted again after a restart of the
+    /// coordinator, unless a worker says that it still holds it; `is_copy` marks a second run of
+    /// slow items.
     LeaseGranted {
         job: JobId,
         demand: DemandId,
         stage: String,
         worker: WorkerId,
         slot: SlotIndex,
-        items: u32,
+        items: Vec<(ItemIndex, Attempt)>,
+        is_copy: bool,
     },
     /// Items are run again.
     ItemsRetried {
@@ -142,4 +145,11 @@ pub enum EventKind {
     JobFailed { job: JobId, error: String },
     /// A job was cancelled.
     JobCancelled { job: JobId },
+    /// Items got their one result, durably: they are never run again.
+    ItemsRecorded {
+        job: JobId,
+        demand: DemandId,
+        stage: String,
+        items: Vec<ItemIndex>,
+    },
 }

@@ -30,7 +30,8 @@ number_id!(
     ItemIndex, u32
 );
 number_id!(
-    /// One run of an item or of a gang, from 1; a restart is a new attempt.
+    /// One run of an item or of a gang, from 1. The next one begins when the log says that this one
+    /// failed or was lost; what a new leader only grants again keeps its number.
     Attempt, u32
 );
 number_id!(
@@ -54,20 +55,25 @@ number_id!(
     Term, u64
 );
 
-/// Name of a worker, as in its certificate: 1 to 64 characters of `a-z`, `0-9` and `-`.
+/// Name of a worker, as in its certificate: 1 to 63 characters of `a-z`, `0-9` and `-`, neither
+/// beginning nor ending with `-` (a DNS label).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct WorkerId(String);
 
 /// A name with characters or a length that no worker may have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("worker name {0:?}: expected 1 to 64 characters of a-z, 0-9 and '-'")]
+#[error(
+    "worker name {0:?}: expected 1 to 63 characters of a-z, 0-9 and '-', neither beginning nor ending with '-'"
+)]
 pub struct InvalidWorkerId(String);
 
 impl WorkerId {
     /// Checks and wraps a name.
     pub fn new(name: &str) -> Result<Self, InvalidWorkerId> {
-        let valid = (1..=64).contains(&name.len())
+        let valid = (1..=63).contains(&name.len())
+            && !name.starts_with('-')
+            && !name.ends_with('-')
             && name
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');

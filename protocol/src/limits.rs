@@ -38,5 +38,15 @@ pub const WORKER_SLOTS: u32 = 1024;
 pub const TEXT_BYTES: usize = 4 << 10;
 /// Log lines kept for each job.
 pub const JOB_LOG_LINES: usize = 10_000;
-/// Times an item or a gang is tried before its job fails.
-pub const ATTEMPTS: u32 = 8;
+/// Times an item, or a gang without a new checkpoint, may fail before its job fails. What fails for
+/// a passing reason (a full disk, no memory) gets three more chances, on other workers if there are
+/// any; what always fails is not repeated for long.
+pub const FAILURES: u32 = 4;
+/// Times an item, or a gang without a new checkpoint, may be lost with a process or a connection
+/// before its job fails. The work is not to blame, so this only ends what would never end: far more
+/// than a day of restarts loses.
+pub const LOSSES: u32 = 1_000;
+/// Items of one lease, and outcomes of one report about it.
+pub const LEASE_ITEMS: usize = 4_096;
+/// Log lines of one report.
+pub const REPORT_LINES: usize = 1_000;

@@ -82,7 +82,8 @@ pub struct Lease {
     pub term: Term,
     /// Number of the lease within its term; (term, number) names it.
     pub number: u64,
-    /// Replicated time in milliseconds after which the items may be granted to others.
+    /// When the items may be granted to others, by the wall clock of the leader that granted it, in
+    /// milliseconds since 1970; that leader moves it on, in its memory, with each report.
     pub expiry_ms: u64,
     /// HMAC-SHA-256 over the fields above.
     pub mac: [u8; 32],
@@ -103,8 +104,26 @@ pub struct ItemOutcome {
 pub struct WorkError {
     /// What failed, where (file, offset, field), expected and got.
     pub message: String,
-    /// Whether another attempt may succeed (a lost process) or not (a broken data file).
-    pub can_retry: bool,
+    /// What is to blame, and with it whether another attempt may succeed.
+    pub cause: FailureCause,
+}
+
+/// What is to blame for work that gave no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FailureCause {
+    /// A process or a connection was lost; the work itself is not to blame.
+    Lost,
+    /// The work itself failed; another attempt may succeed (a full disk, no memory).
+    Failed,
+    /// The work itself failed, and no attempt can succeed (a broken data file).
+    Final,
+}
+
+impl FailureCause {
+    /// Whether another attempt may succeed.
+    pub fn can_retry(self) -> bool {
+        self != Self::Final
+    }
 }
 
 /// One member of a roster.

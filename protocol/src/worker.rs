@@ -4,6 +4,8 @@
 //! Reports with a `sequence` are kept by the agent until [`WorkerCommand::Acknowledge`] says
 //! that they are durable, and are sent again on the next connection.
 
+use crate::bounded::at_most;
+use crate::limits::{LEASE_ITEMS, REPORT_LINES};
 use crate::numerics::NumericsClass;
 use crate::work::{
     Assignment, Checkpoint, HeldRank, ItemOutcome, Lease, Roster, TrainingProgress, WorkError,
@@ -11,6 +13,11 @@ use crate::work::{
 use crate::{JobId, RemoteError, SlotIndex, Term, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+
+/// An agent gives up an attempt to connect after this.
+pub const CONNECT_MS: u64 = 2_000;
+/// Longest pause of an agent between two attempts.
+pub const RECONNECT_MS: u64 = 2_000;
 
 /// Introduction of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +60,8 @@ pub enum WorkerReport {
         sequence: u64,
         /// The lease.
         lease: Lease,
-        /// What became of the items.
+        /// What became of the items, at most [`LEASE_ITEMS`].
+        #[serde(deserialize_with = "at_most::<_, _, LEASE_ITEMS>")]
         outcomes: Vec<ItemOutcome>,
     },
     /// Something happened to a rank.
@@ -82,14 +90,31 @@ pub enum WorkerReport {
         status: String,
         /// Last lines of its standard error.
         last_lines: String,
+        /// What it was running.
+        ran: Option<Ran>,
     },
     /// Lines for `evoring logs`; may be lost.
     Log {
         /// The job.
         job: JobId,
-        /// The lines.
+        /// The lines, at most [`REPORT_LINES`].
+        #[serde(deserialize_with = "at_most::<_, _, REPORT_LINES>")]
         lines: Vec<String>,
     },
+}
+
+/// What an executor was running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ran {
+    /// Items of the lease of this name.
+    Lease {
+        /// Its term.
+        term: Term,
+        /// Its number.
+        number: u64,
+    },
+    /// A rank.
+    Rank(HeldRank),
 }
 
 /// What happens to a rank.

@@ -6,9 +6,9 @@ use evoring_protocol::codec::{
     encode, read_frame, write_frame,
 };
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
-use evoring_protocol::work::WorkError;
+use evoring_protocol::work::{FailureCause, ItemOutcome, Lease, WorkError};
 use evoring_protocol::worker::{WorkerCommand, WorkerReport};
-use evoring_protocol::{Digest, JobId, WorkerId, limits};
+use evoring_protocol::{DemandId, Digest, ItemIndex, JobId, SlotIndex, Term, WorkerId, limits};
 use proptest::prelude::*;
 use std::io::{self, Cursor, ErrorKind};
 
@@ -259,7 +259,8 @@ proptest! {
     #[test]
     fn worker_names(name in prop_oneof!["[a-z0-9-]{0,66}", ".{0,8}"]) {
         let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-');
-        let valid = (1..=64).contains(&name.len()) && name.chars().all(allowed);
+        let is_inner = !name.starts_with('-') && !name.ends_with('-');
+        let valid = (1..=63).contains(&name.len()) && is_inner && name.chars().all(allowed);
         prop_assert_eq!(WorkerId::new(&name).is_ok(), valid);
         let bytes = postcard::to_allocvec(&name).unwrap();
         prop_assert_eq!(postcard::from_bytes::<WorkerId>(&bytes).is_ok(), valid);
@@ -274,6 +275,42 @@ proptest! {
         let valid = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
         prop_assert_eq!(text.parse::<Digest>().is_ok(), valid);
     }
+}
+
+/// Claim: a report cannot make the reader take much more memory than its frame has bytes.
+/// Method: as many lines and outcomes as allowed, and one more of each.
+#[test]
+fn reports_are_bounded() {
+    let fits = |report: WorkerReport| {
+        let body = postcard::to_allocvec(&report).unwrap();
+        codec::decode_body::<WorkerReport>(&body).is_ok()
+    };
+    let log = |lines: usize| WorkerReport::Log {
+        job: JobId(1),
+        lines: vec![String::new(); lines],
+    };
+    let outcome = ItemOutcome {
+        index: ItemIndex(0),
+        result: Ok(Vec::new()),
+    };
+    let lease = Lease {
+        job: JobId(1),
+        demand: DemandId(1),
+        items: Vec::new(),
+        worker: WorkerId::new("w").unwrap(),
+        slot: SlotIndex(0),
+        term: Term(1),
+        number: 1,
+        expiry_ms: 0,
+        mac: [0; 32],
+    };
+    let results = |outcomes: usize| WorkerReport::Results {
+        sequence: 1,
+        lease: lease.clone(),
+        outcomes: vec![outcome.clone(); outcomes],
+    };
+    assert!(fits(log(limits::REPORT_LINES)) && !fits(log(limits::REPORT_LINES + 1)));
+    assert!(fits(results(limits::LEASE_ITEMS)) && !fits(results(limits::LEASE_ITEMS + 1)));
 }
 
 /// Claim: errors name what came and what was expected.
@@ -295,7 +332,7 @@ fn errors_say_what_to_do() {
     );
     let error = WorkError {
         message: "train-images: offset 16: truncated".to_owned(),
-        can_retry: false,
+        cause: FailureCause::Final,
     };
     assert_eq!(error.to_string(), error.message);
     assert!(

@@ -11,7 +11,7 @@ use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::version::PROTOCOL_VERSION;
 use evoring_protocol::work::*;
-use evoring_protocol::worker::{Hello, RankEvent, WorkerCommand, WorkerReport};
+use evoring_protocol::worker::{Hello, Ran, RankEvent, WorkerCommand, WorkerReport};
 use evoring_protocol::*;
 use std::fmt::Debug;
 use std::io::Cursor;
@@ -114,7 +114,7 @@ fn worker_reports() {
             index: ItemIndex(8),
             result: Err(WorkError {
                 message: "no".to_owned(),
-                can_retry: true,
+                cause: FailureCause::Failed,
             }),
         },
     ];
@@ -129,6 +129,21 @@ fn worker_reports() {
          aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0207000209080801026e6f \
          01",
     );
+    let exited = WorkerReport::ExecutorExited {
+        slot: SlotIndex(5),
+        process: 1234,
+        status: "x".to_owned(),
+        last_lines: String::new(),
+        ran: Some(Ran::Lease {
+            term: Term(4),
+            number: 5,
+        }),
+    };
+    pinned(&exited, "0b000000 01 01 0505d209017800 01000405");
+}
+
+#[test]
+fn rank_reports() {
     let finished = RankEvent::Finished { result: vec![1] };
     pinned(
         &WorkerReport::Rank {
@@ -265,10 +280,10 @@ fn executors() {
     );
     let error = WorkError {
         message: "no".to_owned(),
-        can_retry: false,
+        cause: FailureCause::Final,
     };
     pinned(
         &ExecutorReport::RankFailed { task: 3, error },
-        "06000000 06 01 0603026e6f00",
+        "06000000 06 01 0603026e6f02",
     );
 }

@@ -8,7 +8,7 @@ use evoring_protocol::event::{Event, EventKind, GenerationSummary};
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::work::*;
-use evoring_protocol::worker::{Hello, RankEvent, WorkerCommand, WorkerReport};
+use evoring_protocol::worker::{Hello, Ran, RankEvent, WorkerCommand, WorkerReport};
 use evoring_protocol::*;
 use proptest::collection::vec;
 use proptest::option;
@@ -35,7 +35,7 @@ fn path() -> impl Strategy<Value = PathBuf> {
     text().prop_map(PathBuf::from)
 }
 fn worker() -> impl Strategy<Value = WorkerId> {
-    "[a-z0-9-]{1,64}".prop_map(|name| WorkerId::new(&name).unwrap())
+    "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?".prop_map(|name| WorkerId::new(&name).unwrap())
 }
 fn digest() -> impl Strategy<Value = Digest> {
     any::<[u8; 32]>().prop_map(Digest)
@@ -83,7 +83,11 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 fn work_error() -> BoxedStrategy<WorkError> {
     build!(WorkError {
         message: text(),
-        can_retry: any::<bool>()
+        cause: prop_oneof![
+            Just(FailureCause::Lost),
+            Just(FailureCause::Failed),
+            Just(FailureCause::Final)
+        ]
     })
 }
 fn outcome() -> BoxedStrategy<ItemOutcome> {
@@ -186,6 +190,13 @@ fn worker_report() -> impl Strategy<Value = WorkerReport> {
         leases: vec(lease(), 0..3),
         ranks: vec(held(), 0..3),
     });
+    let ran = prop_oneof![
+        build!(Ran::Lease {
+            term: term(),
+            number: any::<u64>()
+        }),
+        held().prop_map(Ran::Rank),
+    ];
     let rank_event = prop_oneof![
         Just(RankEvent::Started),
         checkpoint().prop_map(RankEvent::Checkpointed),
@@ -216,6 +227,7 @@ fn worker_report() -> impl Strategy<Value = WorkerReport> {
             process: any::<u32>(),
             status: text(),
             last_lines: text(),
+            ran: option::of(ran)
         }),
         build!(WorkerReport::Log {
             job: job(),

@@ -113,11 +113,6 @@ impl Authority {
         let certificate = parameters.signed_by(&key, &self.issuer).map_err(failed)?;
         Identity::from_pem(certificate.pem(), key.serialize_pem(), self.issuer.pem())
     }
-
-    /// Its cluster.
-    pub fn cluster(&self) -> ClusterId {
-        self.cluster
-    }
 }
 
 fn validity(now: SystemTime) -> Result<(OffsetDateTime, OffsetDateTime), IdentityError> {

@@ -27,11 +27,6 @@ impl Connector {
         })
     }
 
-    /// Who this side is.
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
     /// Connects to `address` and returns when both sides have accepted each other's certificate:
     /// same cluster, and there is an `expected`. Takes at most [`CONNECT_TIMEOUT`]. Must be called
     /// inside a tokio runtime. Cancel-safe.

@@ -4,7 +4,7 @@ use super::connection::lost;
 use super::error::TransportError;
 use super::peer::Remote;
 use crate::codec::{self, CodecError, HEADER_BYTES, Message};
-use quinn::{ReadError, VarInt, WriteError};
+use quinn::{ReadError, WriteError};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -181,12 +181,6 @@ impl Receiver {
             }
         });
         queue
-    }
-
-    /// Tells the other side to stop sending, and forgets what has arrived.
-    pub fn stop(mut self) {
-        // Fails only if the stream has ended, which is what we want.
-        let _ = self.inner.stop(VarInt::from_u32(0));
     }
 
     fn codec(&self, source: CodecError) -> TransportError {
