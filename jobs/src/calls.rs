@@ -7,8 +7,8 @@ use evoring_protocol::Digest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// How a net is trained: SGD with momentum, decoupled from nothing (PyTorch's formula: the weight
-/// decay is added to the gradient), cross-entropy, one-cycle or cosine learning rate.
+/// How a net is trained: cross-entropy, SGD with momentum in PyTorch's formula (weight decay is added
+/// to the gradient), a learning rate that rises linearly and then falls as half a cosine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     /// Passes over the training images.
@@ -60,6 +60,8 @@ pub struct TrainResult {
     pub steps: u64,
     /// Mean training loss of the last epoch.
     pub final_loss: f64,
+    /// Content of the training side that was read; see [`DataSpec::digest`].
+    pub data: Digest,
 }
 
 /// Argument of [`evoring_protocol::work::Kernel::PruneRank`]; input: the full net's weights.
@@ -92,8 +94,6 @@ pub struct PruneEvaluateCall {
     pub data: DataSpec,
     /// Which of them: fitness or selection.
     pub part: Part,
-    /// Images in one forward pass; a constant of the job.
-    pub batch: u32,
 }
 
 /// Correct answers.
@@ -132,6 +132,8 @@ pub struct EvaluateItem {
 pub struct EvaluateResult {
     /// On the test part.
     pub score: Score,
+    /// Content of the test side that was read.
+    pub data: Digest,
     /// Median time of a forward pass divided by its images, one thread; not reproducible.
     pub nanoseconds_per_image: u64,
 }

@@ -1,6 +1,7 @@
 //! Data sets and their splits, described as data. Reading them is the kernels' work.
 
 use crate::random::{Purpose, Stream};
+use evoring_protocol::Digest;
 use serde::{Deserialize, Serialize};
 
 /// Where images come from. Relative paths are looked up beside the job file by the client, which
@@ -37,6 +38,11 @@ pub struct DataSpec {
     pub selection_images: u32,
     /// Train-side images to train on; `None` = all that are left.
     pub train_images: Option<u32>,
+    /// Content of the train side: images as they are decoded, and labels. `None` until the job's
+    /// training has read them; from then on whoever finds other content refuses, and answers from
+    /// the cache are those for this content. Paths alone would not tell a corrected file from the
+    /// one before.
+    pub digest: Option<Digest>,
 }
 
 /// A pixel value 0..=255 reaches the network as `(value / 255 − PIXEL_MEAN) / PIXEL_DEVIATION`, the

@@ -18,4 +18,6 @@ pub use chromosome::Chromosome;
 pub use selection::{Wheel, tournament};
 pub use settings::{Breeding, Crossover, Mutation, Scaling, Selection, Start};
 pub use start::{first_generation, strongest};
-pub use variation::{exchange, flip, invert_segment, repair, swap_segment, swap_uniformly};
+pub use variation::{
+    Fit, exchange, fit, flip, invert_segment, repair, swap_segment, swap_uniformly,
+};

@@ -84,8 +84,9 @@ mod tests {
             .collect()
     }
 
-    /// Claim (pitfall a): the default start holds the full net, and every other individual keeps a
-    /// share of its genes inside the stated range.
+    /// Claim: the start of the paper's preset holds the full net, and every other individual keeps a
+    /// share of its genes inside the stated range: random masks of an untrained net answer at chance,
+    /// and a population of them would only shrink.
     #[test]
     fn first_generation_starts_from_high_keep_rates() {
         let breeding = Breeding {

@@ -2,45 +2,73 @@
 
 use super::job::PruneJob;
 use crate::evolution::Chromosome;
-use crate::network::SizeFormula;
+use crate::network::{Layer, SizeFormula};
 use crate::random::{Purpose, Stream};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Steps of the common factor that scales an allocation before it is grown filter by filter.
 const SCALE_STEPS: u32 = 1 << 12;
-/// Draws for one allocation before a repeated one is given up.
-const TRIES: u64 = 32;
+/// Draws that give known allocations, one after the other, before no more are looked for.
+const MISSES: u64 = 32;
+
+/// From what the shares of an allocation's layers are drawn. Only their ratios count: all are
+/// scaled to the budget.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Shares {
+    /// Convolutions: from, to.
+    pub conv: [f64; 2],
+    /// Dense layers: from, to.
+    pub dense: [f64; 2],
+}
+
+impl Shares {
+    /// Every layer alike.
+    pub const EVEN: Self = Self {
+        conv: [0.1, 1.0],
+        dense: [0.1, 1.0],
+    };
+}
 
 /// `count` different allocations of at most `budget` parameters, each as large as it can be: the
-/// first keeps the same share of every layer, the others draw a share for each layer; all are
-/// scaled to the budget and then grown one filter at a time until none fits any more. Fewer come
-/// back where a small net has not that many.
-pub fn allocations(job: &PruneJob, purpose: Purpose, budget: u64, count: u32) -> Vec<Vec<u32>> {
-    let filters: Vec<u32> = job
-        .network
-        .prunable()
-        .iter()
-        .map(|layer| layer.filters)
-        .collect();
+/// first has the middle of each layer's range of shares, the others draw a share for each layer;
+/// all are scaled to the budget and then grown one filter at a time until none fits any more.
+/// Fewer come back where a small net has not that many.
+pub fn allocations(
+    job: &PruneJob,
+    purpose: Purpose,
+    shares: &Shares,
+    budget: u64,
+    count: u32,
+) -> Vec<Vec<u32>> {
+    let layers = job.network.prunable();
+    let filters: Vec<u32> = layers.iter().map(|layer| layer.filters).collect();
     let formula = job.network.size_formula();
+    different(count, |index, attempt| {
+        let mut stream = Stream::new(job.seed, purpose, 1 + index, attempt);
+        let drawn = layers.iter().map(|layer| {
+            let [low, high] = match job.network.layers.get(layer.layer) {
+                Some(Layer::Conv { .. }) => shares.conv,
+                _ => shares.dense,
+            };
+            let place = if index == 0 { 0.5 } else { stream.uniform() };
+            low + (high - low) * place
+        });
+        let drawn: Vec<f64> = drawn.collect();
+        grown(&formula, &filters, &drawn, budget)
+    })
+}
+
+/// Up to `count` different values of `draw(index, attempt)`. A small net may have fewer: a run of
+/// [`MISSES`] draws without a new one ends the search, so that a step of the driver stays short.
+fn different(count: u32, mut draw: impl FnMut(u64, u64) -> Vec<u32>) -> Vec<Vec<u32>> {
     let mut found: Vec<Vec<u32>> = Vec::new();
     for index in 0..u64::from(count) {
-        for attempt in 0..TRIES {
-            let mut stream = Stream::new(job.seed, purpose, 1 + index, attempt);
-            let mut share = |_: &u32| {
-                if index == 0 {
-                    1.0
-                } else {
-                    0.1 + 0.9 * stream.uniform()
-                }
-            };
-            let shares: Vec<f64> = filters.iter().map(&mut share).collect();
-            let widths = grown(&formula, &filters, &shares, budget);
-            if !found.contains(&widths) {
-                found.push(widths);
-                break;
-            }
-        }
+        let new = (0..MISSES)
+            .map(|attempt| draw(index, attempt))
+            .find(|widths| !found.contains(widths));
+        let Some(widths) = new else { break };
+        found.push(widths);
     }
     found
 }
@@ -125,7 +153,7 @@ mod tests {
         let job = lenet();
         let budget = job.parameter_budget();
         let formula = job.network.size_formula();
-        let all = allocations(&job, Purpose::Allocation, budget, 60);
+        let all = allocations(&job, Purpose::Allocation, &Shares::EVEN, budget, 60);
         assert_eq!(all.len(), 60);
         for widths in &all {
             assert!(formula.parameters(widths) <= budget);
@@ -148,7 +176,28 @@ mod tests {
                 "{shares:?}"
             );
         }
-        assert_eq!(allocations(&job, Purpose::Allocation, budget, 60), all);
+        assert_eq!(
+            allocations(&job, Purpose::Allocation, &Shares::EVEN, budget, 60),
+            all
+        );
+    }
+
+    /// Claim: shares of one kind of layer widen that kind. Method: LeNet's convolutions with shares
+    /// of at least half, its dense layer with at most 0.3, against even shares.
+    #[test]
+    fn shares_are_those_of_the_kind_of_layer() {
+        let job = lenet();
+        let shares = Shares {
+            conv: [0.5, 1.0],
+            dense: [0.05, 0.3],
+        };
+        let budget = job.parameter_budget();
+        let all = allocations(&job, Purpose::FirstGeneration, &shares, budget, 31);
+        assert_eq!(all.len(), 31);
+        for widths in &all {
+            let kept = |layer: usize| f64::from(widths[layer]) / [20.0, 50.0, 500.0][layer];
+            assert!(kept(0) > kept(2) && kept(1) > kept(2), "{widths:?}");
+        }
     }
 
     /// Claim: an allocation exists for every budget that one filter a layer fits, up to the full net.
@@ -158,7 +207,7 @@ mod tests {
         let formula = job.network.size_formula();
         let smallest = formula.parameters(&[1, 1, 1]);
         for budget in [smallest, smallest + 1, 5_000, 431_079, 431_080, u64::MAX] {
-            let all = allocations(&job, Purpose::Allocation, budget, 4);
+            let all = allocations(&job, Purpose::Allocation, &Shares::EVEN, budget, 4);
             assert!(
                 !all.is_empty()
                     && all
@@ -167,13 +216,30 @@ mod tests {
             );
         }
         assert_eq!(
-            allocations(&job, Purpose::Allocation, smallest, 4),
+            allocations(&job, Purpose::Allocation, &Shares::EVEN, smallest, 4),
             [[1, 1, 1]]
         );
         assert_eq!(
-            allocations(&job, Purpose::Allocation, u64::MAX, 4),
+            allocations(&job, Purpose::Allocation, &Shares::EVEN, u64::MAX, 4),
             [[20, 50, 500]]
         );
+    }
+
+    /// Claim: where there are no more allocations, one run of misses ends the search; misses in
+    /// between do not. Method: draws are counted, among 3 and among 1,000 different values.
+    #[test]
+    fn a_run_of_misses_ends_the_search() {
+        let search = |count: u32, values: u64, hit_every: u64| {
+            let mut draws = 0;
+            let found = different(count, |_, _| {
+                draws += 1;
+                vec![(draws / hit_every % values) as u32]
+            });
+            (found.len(), draws)
+        };
+        assert_eq!(search(1_000, 3, 1), (3, 3 + MISSES));
+        assert_eq!(search(100, 1_000, 31), (100, 99 * 31));
+        assert_eq!(search(0, 3, 1), (0, 0));
     }
 
     /// Claim: random chromosomes have the widths, differ, and choose every filter equally often.

@@ -1,14 +1,14 @@
 //! The rivals of the compressed net: L1-norm pruning and random search at its size. Each is
 //! chosen by the procedure that chose the compressed net itself.
 
-use super::allocation::{allocations, random_of_widths};
+use super::allocation::{Shares, allocations, random_of_widths};
 use super::job::PruneJob;
 use super::shortlist::{Candidate, Shortlist, winner};
 use super::step::{Step, error, map, scores};
 use crate::calls::Score;
 use crate::data::Part;
 use crate::driver::DriverError;
-use crate::evolution::{Chromosome, strongest};
+use crate::evolution::{Chromosome, Start, strongest};
 use crate::random::Purpose;
 use evoring_protocol::work::Kernel;
 use evoring_protocol::{DemandId, Digest};
@@ -65,6 +65,23 @@ enum Track {
     Chosen(Rival),
 }
 
+/// Widths that the L1-norm rival is chosen from: allocations of even shares, and where the search
+/// itself started from L1-norm prunings, as many of the kind that it started from.
+fn rival_allocations(job: &PruneJob, budget: u64) -> Vec<Vec<u32>> {
+    let count = job.baselines.l1_allocations;
+    let mut all = allocations(job, Purpose::Allocation, &Shares::EVEN, budget, count);
+    if job.search.breeding.start == Start::L1Target {
+        let shares = &job.search.start_shares;
+        let of_start = allocations(job, Purpose::FirstGeneration, shares, budget, count);
+        let new: Vec<Vec<u32>> = of_start
+            .into_iter()
+            .filter(|widths| !all.contains(widths))
+            .collect();
+        all.extend(new);
+    }
+    all
+}
+
 impl Comparison {
     /// Starts both searches.
     pub(super) fn start(
@@ -83,14 +100,8 @@ impl Comparison {
             shortlist: Shortlist::new(job.search.finalists, u64::MAX),
         };
         if job.baselines.l1_allocations > 0 {
-            let allocations = allocations(
-                job,
-                Purpose::Allocation,
-                budget,
-                job.baselines.l1_allocations,
-            );
             let layers = job.layers();
-            let genomes = allocations
+            let genomes = rival_allocations(job, budget)
                 .iter()
                 .map(|widths| strongest(&layers, &base.l1, widths))
                 .collect();

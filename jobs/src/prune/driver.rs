@@ -126,7 +126,7 @@ impl Driver for PruneDriver {
             }
             DriverEvent::GangFinished { demand, result } => {
                 step.demands.close(*demand)?;
-                on_gang(&self.job, phase, *demand, result, &mut step)?
+                on_gang(&mut self.job, phase, *demand, result, &mut step)?
             }
             DriverEvent::MapFinished {
                 demand,
@@ -172,7 +172,7 @@ fn start(job: &PruneJob, step: &mut Step<'_>) -> Phase {
 }
 
 fn on_gang(
-    job: &PruneJob,
+    job: &mut PruneJob,
     phase: Phase,
     demand: DemandId,
     bytes: &[u8],
@@ -181,6 +181,8 @@ fn on_gang(
     match phase {
         Phase::Train => {
             let full: TrainResult = result("training", bytes)?;
+            // From here on every call names the content that it is about.
+            job.data.digest = Some(full.data);
             step.artifact("full.safetensors", full.weights);
             step.finish_stage("train");
             step.start_stage("search");
@@ -287,6 +289,10 @@ fn on_map(
             rows,
         } => {
             let results: Vec<EvaluateResult> = results("evaluation", answers.results, rows.len())?;
+            if let Some(error) = unequal_test_data(&results) {
+                step.actions.push(DriverAction::Fail { error });
+                return Ok(Phase::End);
+            }
             let findings = Findings {
                 job,
                 found,
@@ -301,6 +307,15 @@ fn on_map(
         }
         _ => Err(error(format!("demand {} is no map", answers.demand))),
     }
+}
+
+/// Rows on different test images cannot be compared.
+fn unequal_test_data(results: &[EvaluateResult]) -> Option<String> {
+    let first = results.first()?.data;
+    let other = results.iter().find(|result| result.data != first)?.data;
+    Some(format!(
+        "evaluating every net on the test images: expected the same images for all nets, got those of digest {first} and those of digest {other}; give every worker the same files"
+    ))
 }
 
 /// Chooses the final individual and starts the search for its rivals.

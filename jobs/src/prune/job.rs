@@ -1,5 +1,6 @@
 //! Parameters of a job, validated.
 
+use super::allocation::Shares;
 use crate::calls::{PruneEvaluateCall, Recipe, Score};
 use crate::data::{DataSpec, Part};
 use crate::evolution::Breeding;
@@ -7,14 +8,14 @@ use crate::network::NetworkSpec;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Size term of the fitness, between 0 (full net) and 1.
+/// Size term of the fitness, from 0 for the full net to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SizeTerm {
     /// 1 − parameters / N, as in the paper.
     Linear,
-    /// Grows linearly until the net has N / [`Search::min_compression`] parameters, then stays 1:
-    /// below that size accuracy alone counts.
+    /// 1 up to N / [`Search::min_compression`] parameters, where accuracy alone decides; a larger net
+    /// ranks below any of these, the lower the larger it is.
     Target,
 }
 
@@ -25,6 +26,11 @@ pub struct Search {
     pub generations: u32,
     /// How.
     pub breeding: Breeding,
+    /// Widths of a first generation of the wanted size ([`crate::evolution::Start::L1Target`]).
+    pub start_shares: Shares,
+    /// Whether children are brought to N / [`Search::min_compression`] parameters
+    /// ([`crate::evolution::Fit`]).
+    pub fit: bool,
     /// λ: weight of the size term beside the accuracy.
     pub lambda: f64,
     /// Size term.
@@ -33,8 +39,6 @@ pub struct Search {
     pub min_compression: f64,
     /// Best individuals that are compared on the selection images.
     pub finalists: u32,
-    /// Images of one forward pass; a constant of the job.
-    pub batch: u32,
 }
 
 /// What the compressed net is compared with.
@@ -68,7 +72,7 @@ pub struct PruneJob {
     pub name: String,
     /// Seed of everything but the split.
     pub seed: u64,
-    /// Images.
+    /// Images; the driver enters their digest once the full net is trained.
     pub data: DataSpec,
     /// The full network.
     pub network: NetworkSpec,
@@ -117,7 +121,6 @@ impl PruneJob {
             network: self.network.clone(),
             data: self.data.clone(),
             part,
-            batch: self.search.batch,
         }
     }
 }
@@ -134,14 +137,19 @@ pub struct FitnessRule {
 impl FitnessRule {
     /// Fitness of a net of this many parameters.
     pub fn fitness(&self, score: Score, parameters: u64) -> f64 {
-        let size = match self.size_term {
-            SizeTerm::Linear => 1.0 - parameters as f64 / self.full as f64,
-            SizeTerm::Target => {
-                let excess = parameters.saturating_sub(self.target) as f64;
-                1.0 - excess / self.full.saturating_sub(self.target).max(1) as f64
+        let accuracy = accuracy(score);
+        match self.size_term {
+            SizeTerm::Linear => {
+                accuracy + self.lambda * (1.0 - parameters as f64 / self.full as f64)
             }
-        };
-        accuracy(score) + self.lambda * size
+            SizeTerm::Target if parameters <= self.target => accuracy + self.lambda,
+            // Below any net that is small enough, whatever either answers.
+            SizeTerm::Target => {
+                let excess = (parameters - self.target) as f64;
+                let share = excess / self.full.saturating_sub(self.target).max(1) as f64;
+                accuracy - 1.0 + self.lambda * (1.0 - share)
+            }
+        }
     }
 }
 
@@ -154,8 +162,9 @@ pub fn accuracy(score: Score) -> f64 {
 mod tests {
     use super::*;
 
-    /// Claim: the linear term is the paper's, 1 − parameters / N; the target term is 0 for the full
-    /// net, 1 at N / 8 and below, and linear between.
+    /// Claim: the linear term is the paper's, 1 − parameters / N. With the target term accuracy
+    /// alone decides among nets that are small enough, and one parameter too many ranks a net that
+    /// answers everything below one that answers nothing.
     #[test]
     fn size_terms() {
         let rule = |size_term| FitnessRule {
@@ -179,8 +188,16 @@ mod tests {
         );
         assert_eq!(
             [800, 450, 100, 10].map(|p| fitness(SizeTerm::Target, p)),
-            [0.75, 1.0, 1.25, 1.25]
+            [-0.25, 0.0, 1.25, 1.25]
         );
+        let [right, wrong] = [4, 0].map(|correct| Score { correct, total: 4 });
+        for lambda in [0.01, 0.3, 100.0] {
+            let rule = FitnessRule {
+                lambda,
+                ..rule(SizeTerm::Target)
+            };
+            assert!(rule.fitness(right, 101) < rule.fitness(wrong, 100));
+        }
         let whole = FitnessRule {
             target: 800,
             ..rule(SizeTerm::Target)

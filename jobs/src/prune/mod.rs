@@ -22,5 +22,7 @@ mod tuning;
 #[cfg(test)]
 mod simulation;
 
+pub use allocation::Shares;
 pub use driver::PruneDriver;
 pub use job::{Baselines, FitnessRule, PruneJob, Search, SizeTerm, Training, accuracy};
+pub(crate) use report::FINALIST_BYTES;

@@ -8,6 +8,7 @@ use super::shortlist::Candidate;
 use super::step::NAME;
 use super::tuning::{Contestant, Role, Row};
 use crate::calls::{EvaluateResult, Score, TrainResult};
+use evoring_protocol::Digest;
 use serde::Serialize;
 
 /// Everything that the files are made of.
@@ -25,6 +26,8 @@ pub(super) struct Findings<'a> {
 struct ResultFile<'a> {
     format: &'static str,
     job: &'a PruneJob,
+    /// Content of the test images and labels.
+    test_digest: Option<Digest>,
     rows: Vec<ResultRow<'a>>,
     winner: WinnerEntry,
     rivals: Vec<RivalEntry>,
@@ -165,7 +168,7 @@ impl Findings<'_> {
             .iter()
             .map(|contestant| (contestant.role.name(), contestant.weights()));
         let entry = |(name, digest): (&'static str, Option<_>)| {
-            digest.map(|digest: evoring_protocol::Digest| WeightsEntry {
+            digest.map(|digest: Digest| WeightsEntry {
                 name,
                 digest: digest.to_string(),
             })
@@ -173,6 +176,7 @@ impl Findings<'_> {
         json(&ResultFile {
             format: NAME,
             job: self.job,
+            test_digest: self.results.first().map(|result| result.data),
             rows: self.rows(),
             winner: self.winner(),
             rivals: self.rivals(),
@@ -314,6 +318,9 @@ impl Findings<'_> {
     }
 }
 
+/// Bytes of a finalist in [`selection`] beside its genome, at most.
+pub(crate) const FINALIST_BYTES: u64 = 448;
+
 /// `selection.json`: the finalists on both parts of the data.
 pub(super) fn selection(finalists: &[Candidate], scores: &[Score], winner: usize) -> Vec<u8> {
     let entry = |(candidate, score): (&Candidate, &Score)| FinalistEntry {
@@ -340,4 +347,32 @@ pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
     text.push(b'\n');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evolution::Chromosome;
+
+    /// Claim: a finalist takes at most its genes and [`FINALIST_BYTES`], by which job files are
+    /// checked. Method: the longest numbers that the fields can hold.
+    #[test]
+    fn finalists_take_no_more_than_estimated() {
+        let score = Score {
+            correct: u32::MAX,
+            total: u32::MAX,
+        };
+        let candidate = Candidate {
+            genome: Chromosome::ones(100),
+            parameters: u64::MAX,
+            score,
+            fitness: -1.234_567_890_123_456_7e-300,
+            generation: u32::MAX,
+        };
+        let bytes = |count: usize| {
+            selection(&vec![candidate.clone(); count], &vec![score; count], 0).len() as u64
+        };
+        assert!(bytes(2) - bytes(1) <= 100 + FINALIST_BYTES);
+        assert!(bytes(2) - bytes(1) > FINALIST_BYTES / 2);
+    }
 }

@@ -4,7 +4,9 @@ use super::allocation::allocations;
 use super::job::{PruneJob, accuracy};
 use super::shortlist::{Candidate, Shortlist};
 use crate::calls::Score;
-use crate::evolution::{Chromosome, Individual, Operator, Start, breed, first_generation, order};
+use crate::evolution::{
+    Chromosome, Fit, Individual, Operator, Start, breed, first_generation, order,
+};
 use crate::random::Purpose;
 use evoring_protocol::Digest;
 use evoring_protocol::event::GenerationSummary;
@@ -57,6 +59,7 @@ impl SearchState {
                 allocations(
                     job,
                     Purpose::FirstGeneration,
+                    &job.search.start_shares,
                     job.parameter_budget(),
                     others,
                 )
@@ -171,9 +174,12 @@ impl SearchState {
         self.population = breed(
             &job.search.breeding,
             &job.layers(),
+            job.search.fit.then_some(Fit {
+                formula: &job.network.size_formula(),
+                budget: job.parameter_budget(),
+            }),
             &self.population,
-            self.generation,
-            job.seed,
+            (self.generation, job.seed),
         );
         true
     }

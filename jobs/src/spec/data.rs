@@ -1,5 +1,6 @@
 //! `[data]`.
 
+use super::checks::Images;
 use super::reader::{Field, Section};
 use crate::data::{DataSource, DataSpec};
 
@@ -39,6 +40,7 @@ pub(super) fn read(section: &mut Section<'_>, seed: u64) -> Option<DataSpec> {
         fitness_images,
         selection_images,
         train_images,
+        digest: None,
     })
 }
 
@@ -84,6 +86,21 @@ pub(super) fn fit(section: &Section<'_>, mut data: DataSpec, input: [u32; 3]) ->
     );
     expect(wanted <= u64::from(train_side), message);
     is_fitting.then_some(data)
+}
+
+/// Images that are left for training, where that can be known before the data are read.
+pub(super) fn training_images(section: &Section<'_>, data: &DataSpec) -> Option<Images> {
+    let line = |name| section.find(name).map(|field| field.line);
+    let line = line("train_images").or(line("set")).unwrap_or(section.line);
+    let left = |known: &KnownSet| {
+        let others = data.fitness_images.saturating_add(data.selection_images);
+        known.train_side_images.saturating_sub(others)
+    };
+    let known = KNOWN_SETS
+        .iter()
+        .find(|known| matches!(&data.source, DataSource::Named(name) if name == known.name));
+    let images = data.train_images.or(known.map(left))?;
+    Some((images, line))
 }
 
 fn source(section: &mut Section<'_>) -> Option<DataSource> {

@@ -4,6 +4,7 @@
 //! [`parse`] is pure, never panics, and reports all defects at once. Relative paths in a job file
 //! are meant beside it: the client calls [`with_absolute_paths`] before it submits the text.
 
+mod checks;
 mod data;
 mod network;
 mod paths;

@@ -1,10 +1,10 @@
 //! Sections of `evolve.prune`.
 
 use super::reader::Section;
-use super::{data, network};
+use super::{checks, data, network};
 use crate::calls::Recipe;
 use crate::evolution::{Breeding, Crossover, Mutation, Scaling, Selection, Start};
-use crate::prune::{Baselines, PruneJob, Search, SizeTerm, Training};
+use crate::prune::{Baselines, PruneJob, Search, Shares, SizeTerm, Training};
 use evoring_protocol::limits::GANG_RANKS;
 
 /// Bytes of one generation's file, estimated: individuals × (genes + [`INDIVIDUAL_BYTES`]). Keeps
@@ -31,17 +31,24 @@ pub(super) fn read(top: &mut Section<'_>, name: &str) -> Option<PruneJob> {
     let data = data
         .zip(network.as_ref())
         .and_then(|(data, network)| data::fit(&section, data, network.input));
+    let images = data
+        .as_ref()
+        .and_then(|data| data::training_images(&section, data));
     section.finish();
 
     let mut section = top.section("train");
     let shards = shards(&mut section);
     let train = training(&mut section, shards, &train_defaults());
+    if let Some(network) = &network {
+        checks::batch(&section, &train, shards, network, images);
+    }
     section.finish();
 
     let mut section = top.section("search");
     let search = search(&mut section);
     if let Some(network) = &network {
         check_generation_bytes(&section, &search, network.genes());
+        checks::finalists(&section, &search, network.genes());
         if search.breeding.start == Start::L1Target {
             let layers = network.prunable().len();
             check_allocations(&section, "population", search.breeding.population, layers);
@@ -57,13 +64,19 @@ pub(super) fn read(top: &mut Section<'_>, name: &str) -> Option<PruneJob> {
         full_extra: section.boolean("full_extra", true),
     };
     if let Some(network) = &network {
-        let layers = network.prunable().len();
+        // As many again are drawn where the search starts from L1-norm prunings.
+        let draws = 1 + usize::from(search.breeding.start == Start::L1Target);
+        let layers = draws * network.prunable().len();
         check_allocations(&section, "l1_allocations", baselines.l1_allocations, layers);
     }
     section.finish();
 
     let mut section = top.section("finetune");
     let finetune = training(&mut section, shards, &finetune_defaults(&train));
+    // A batch that it takes over from [train] was checked there.
+    if let Some(network) = network.as_ref().filter(|_| section.find("batch").is_some()) {
+        checks::batch(&section, &finetune, shards, network, images);
+    }
     section.finish();
 
     let mut section = top.section("evaluate");
@@ -228,32 +241,34 @@ fn paper() -> Search {
             child_mutation: 0.0,
             elites: 1,
         },
+        // Convolutions first: after fine-tuning, nets of one size are the better the more of their
+        // parameters are in convolutions.
+        start_shares: Shares {
+            conv: [0.5, 1.0],
+            dense: [0.05, 0.3],
+        },
+        fit: false,
         lambda: 0.3,
         size_term: SizeTerm::Linear,
         min_compression: 8.0,
         finalists: 50,
-        batch: 250,
     }
 }
 
-/// Defaults of `search.preset = "default"`: starts at the wanted size, and lets accuracy alone
-/// count below it. λ is so large that a net above the size loses against any net below it.
+/// Defaults of `search.preset = "default"`: the paper's sizes, rates and λ, but a start at the
+/// wanted size, tournaments, small mutations, and accuracy alone among nets that are small enough.
 fn default() -> Search {
     let paper = paper();
     Search {
         breeding: Breeding {
             start: Start::L1Target,
             selection: Selection::Tournament,
-            scaling: Scaling::Windowed,
-            copy_rate: 0.0,
-            crossover_rate: 0.7,
-            mutation_rate: 0.3,
             mutation: Mutation::BitFlip,
             child_mutation: 0.5,
             elites: 2,
             ..paper.breeding
         },
-        lambda: 3.0,
+        fit: true,
         size_term: SizeTerm::Target,
         ..paper
     }
@@ -267,11 +282,15 @@ fn search(section: &mut Section<'_>) -> Search {
     Search {
         generations: section.count("generations", preset.generations, 0..=999),
         breeding,
+        start_shares: Shares {
+            conv: section.interval("conv_shares", preset.start_shares.conv, 0.001..=1.0),
+            dense: section.interval("dense_shares", preset.start_shares.dense, 0.001..=1.0),
+        },
+        fit: section.boolean("fit", preset.fit),
         lambda: section.number("lambda", preset.lambda, 0.0..=100.0),
         size_term: section.choice("size_term", preset.size_term, &size_terms),
         min_compression: section.number("min_compression", preset.min_compression, 1.0..=10_000.0),
         finalists: section.count("finalists", preset.finalists, 1..=1_000),
-        batch: section.count("batch", preset.batch, 1..=65_536),
     }
 }
 
@@ -353,7 +372,7 @@ fn check_allocations(section: &Section<'_>, name: &str, count: u32, layers: usiz
         let line = section.find(name).map_or(section.line, |field| field.line);
         let name = section.path_of(name);
         let message = format!(
-            "{name}: expected at most {most} width allocations with {layers} layers to prune, got {count}"
+            "{name}: expected at most {most} width allocations for this network, got {count}"
         );
         section.reader.report(line, message);
     }

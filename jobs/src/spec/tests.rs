@@ -27,7 +27,8 @@ fn message(section: &str, lines: &str) -> String {
     messages[0].clone()
 }
 
-/// Claim: the smallest job has the defaults that the paper and the issue name.
+/// Claim: the smallest job has the defaults that the paper (Wang et al., *Towards Evolutionary
+/// Compression*, KDD 2018) and `docs/job-file.md` name.
 #[test]
 fn smallest_job_has_the_defaults() {
     let job = job(SMALLEST);
@@ -47,18 +48,19 @@ fn smallest_job_has_the_defaults() {
         job.train.recipe.learning_rate / 10.0
     );
     assert!(job.baselines.l1_allocations >= 48);
-    let paper = super::tests::job(&format!("{SMALLEST}[search]\npreset = \"paper\"\n"));
-    let breeding = paper.search.breeding;
-    assert_eq!(
-        (
+    for preset in ["default", "paper"] {
+        let job = super::tests::job(&format!("{SMALLEST}[search]\npreset = \"{preset}\"\n"));
+        let breeding = job.search.breeding;
+        let rates = [
             breeding.copy_rate,
             breeding.crossover_rate,
-            breeding.mutation_rate
-        ),
-        (0.2, 0.7, 0.1)
-    );
-    assert_eq!((breeding.elites, breeding.child_mutation), (1, 0.0));
-    assert_eq!(paper.search.lambda, 0.3);
+            breeding.mutation_rate,
+        ];
+        assert_eq!(rates, [0.2, 0.7, 0.1]);
+        assert_eq!(job.search.lambda, 0.3);
+        let is_paper = (breeding.elites, breeding.child_mutation) == (1, 0.0);
+        assert_eq!(is_paper, preset == "paper");
+    }
 }
 
 /// Claim: the example is a valid job, and needs no more than what it says.
@@ -77,7 +79,7 @@ fn the_example_is_valid() {
 }
 
 /// Claim: each kind of defect is refused with file, line, field, expected, got and the nearest
-/// valid name (the cases of the issue among them).
+/// valid name.
 #[test]
 fn defects_are_named() {
     let cases = [
@@ -185,6 +187,24 @@ fn defects_are_named() {
         ),
         (
             "train",
+            "batch = 50004",
+            "job.toml:8: train.batch: expected at most 50000, the images that are left for training",
+            "got 50004",
+        ),
+        (
+            "data",
+            "train_images = 127",
+            "job.toml:4: train.batch: expected at most 127, the images that are left for training",
+            "got 128",
+        ),
+        (
+            "finetune",
+            "batch = 50004",
+            "job.toml:8: finetune.batch: expected at most 50000",
+            "got 50004",
+        ),
+        (
+            "train",
             "momentum = true",
             "train.momentum: expected a number",
             "got true",
@@ -270,11 +290,76 @@ fn sizes_of_steps_are_bounded() {
         "input = [1, 28, 28]\nlayers = [{}{{ type = \"flatten\" }}, {{ type = \"dense\", units = 10 }}]",
         convolution.repeat(250)
     );
-    let text = SMALLEST.replace("name = \"lenet\"", &deep) + "[baselines]\nl1_allocations = 41\n";
+    let text = SMALLEST.replace("name = \"lenet\"", &deep) + "[baselines]\nl1_allocations = 21\n";
     assert!(
         messages(&text)[0]
-            .contains("expected at most 40 width allocations with 250 layers to prune, got 41")
+            .contains("expected at most 20 width allocations for this network, got 21")
     );
+}
+
+/// Claim: as many finalists are refused as would make `selection.json` larger than a step of the
+/// driver may write, and one fewer is not.
+#[test]
+fn finalists_are_bounded_by_their_genes() {
+    let wide = "input = [1, 8, 8]\nlayers = [{ type = \"flatten\" }, { type = \"dense\", units = 16000 }, { type = \"dense\", units = 10 }]";
+    let text = |finalists| {
+        let network = own_images("name = \"lenet\"", wide);
+        format!("{network}[search]\nfinalists = {finalists}\n")
+    };
+    assert_eq!(
+        messages(&text(64)),
+        ["job.toml:9: search.finalists: expected at most 63 with 16000 filters, got 64"]
+    );
+    assert_eq!(job(&text(63)).search.finalists, 63);
+}
+
+/// The smallest job about data of unknown size, with `from` replaced by `to`.
+fn own_images(from: &str, to: &str) -> String {
+    SMALLEST
+        .replace(from, to)
+        .replace("set = \"fashion-mnist\"", "npz = \"x.npz\"")
+}
+
+/// Claim: a batch that leaves batch norm one value of a channel in a shard is refused, where it is
+/// given; behind a dense layer an image gives one value, behind a convolution one for each pixel.
+#[test]
+fn batch_norm_gets_two_values_of_a_channel() {
+    let text = |layers: &str, sections: &str| {
+        let network =
+            format!("input = [1, 3, 3]\nlayers = [{layers} {{ type = \"dense\", units = 10 }}]");
+        own_images("name = \"lenet\"", &network) + sections
+    };
+    let dense =
+        "{ type = \"flatten\" }, { type = \"dense\", units = 5 }, { type = \"batch-norm\" },";
+    let reason = "batch norm in layer 2 needs 2 values of each channel in every shard";
+    let cases = [
+        (
+            "[train]\nshards = 8\nbatch = 8\n",
+            "job.toml:10: train.batch: expected at least 16 with 8 shards, got 8",
+        ),
+        (
+            "[train]\nshards = 128\n",
+            "job.toml:9: train.batch: expected at least 256 with 128 shards, got 128",
+        ),
+        (
+            "[finetune]\nbatch = 4\n",
+            "job.toml:9: finetune.batch: expected at least 8 with 4 shards, got 4",
+        ),
+    ];
+    for (sections, expected) in cases {
+        assert_eq!(
+            messages(&text(dense, sections)),
+            [format!("{expected}: {reason}")]
+        );
+    }
+    job(&text(dense, "[train]\nbatch = 8\n"));
+    let conv = |kernel| {
+        format!(
+            "{{ type = \"conv\", filters = 2, kernel = {kernel} }}, {{ type = \"batch-norm\" }}, {{ type = \"flatten\" }},"
+        )
+    };
+    job(&text(&conv(2), "[train]\nbatch = 4\n"));
+    assert_eq!(messages(&text(&conv(3), "[train]\nbatch = 4\n")).len(), 1);
 }
 
 /// Claim: all defects are reported at once, in the order of lines, and their number is bounded.

@@ -54,7 +54,11 @@ pub(super) fn shorten(text: &str) -> String {
 /// The valid words as a message lists them.
 pub(super) fn one_of<'w>(words: impl Iterator<Item = &'w str>) -> String {
     let words: Vec<String> = words.map(|word| format!("{word:?}")).collect();
-    words.join(" or ")
+    match words.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
 }
 
 /// `; did you mean "…"?` where a valid name is near.
