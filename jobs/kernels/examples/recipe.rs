@@ -6,38 +6,21 @@
 //!     network=lenet epochs=8 batch=128 rate=0.05 momentum=0.9 decay=0.0005 seed=1
 //! ```
 
-use evoring_jobs::calls::{PruneEvaluateCall, Recipe, TrainCall, decode, encode};
-use evoring_jobs::calls::{Score, TrainResult};
+use evoring_jobs::calls::{
+    PruneEvaluateCall, Recipe, Score, TrainCall, TrainResult, decode, encode,
+};
 use evoring_jobs::data::{DataSource, DataSpec, Part};
 use evoring_jobs::evolution::Chromosome;
 use evoring_jobs::network::NetworkSpec;
-use evoring_kernels::KernelError;
-use evoring_kernels::evaluator::{Evaluator, Items};
-use evoring_kernels::training::{
-    SingleProcess, TrainFiles, TrainObserver, exchange_length, run_rank,
-};
-use evoring_protocol::ItemIndex;
+use evoring_kernels::local::{Local, Work, enter_executor_environment};
 use evoring_protocol::work::{Kernel, TrainingProgress};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-struct Quiet;
-
-impl TrainObserver for Quiet {
-    fn progress(&mut self, progress: TrainingProgress) {
-        if progress.step.is_multiple_of(200) {
-            eprintln!(
-                "step {} of {}: loss {:.4}",
-                progress.step, progress.steps, progress.loss
-            );
-        }
-    }
-    fn checkpoint(&mut self, _: u64, _: &Path) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn should_stop(&self) -> bool {
-        false
+fn print(progress: &TrainingProgress) {
+    let TrainingProgress { step, steps, loss } = progress;
+    if step.is_multiple_of(200) {
+        eprintln!("step {step} of {steps}: loss {loss:.4}");
     }
 }
 
@@ -60,6 +43,7 @@ fn call(settings: &BTreeMap<String, String>) -> Option<TrainCall> {
         train_images: settings
             .get("images")
             .and_then(|images| images.parse().ok()),
+        digest: None,
     };
     let recipe = Recipe {
         epochs: number("epochs", "8")? as u32,
@@ -83,27 +67,22 @@ fn call(settings: &BTreeMap<String, String>) -> Option<TrainCall> {
     })
 }
 
-fn run(call: &TrainCall, folder: &Path) -> Result<(TrainResult, PathBuf), KernelError> {
-    let mut exchange = SingleProcess::new(call.shards, exchange_length(call)?);
-    let files = TrainFiles {
-        inputs: &[],
-        resume: None,
-        scratch: folder,
-    };
-    run_rank(call, files, &mut exchange, &mut Quiet)
-}
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    enter_executor_environment()?;
     let settings = std::env::args().skip(1).filter_map(|argument| {
         let (name, value) = argument.split_once('=')?;
         Some((name.to_owned(), value.to_owned()))
     });
     let call = call(&settings.collect()).ok_or("usage: recipe NAME=NUMBER …")?;
-    evoring_kernels::initialise();
     let folder = std::env::temp_dir().join(format!("evoring-recipe-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
+    let mut local = Local::new(&folder, print)?;
     let begin = Instant::now();
-    let (result, weights) = run(&call, &folder)?;
+    let result: TrainResult = decode(&local.gang(Work {
+        title: "training",
+        kernel: Kernel::TrainClassify,
+        payload: &encode(&call),
+        inputs: &[],
+    })?)?;
     let seconds = begin.elapsed().as_secs_f64();
     let images = result.steps * u64::from(call.recipe.batch);
     println!("{:?}", call.recipe);
@@ -117,24 +96,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             network: call.network.clone(),
             data: call.data.clone(),
             part,
-            batch: 100,
         });
-        let items = [(
-            ItemIndex(0),
-            encode(&Chromosome::ones(call.network.genes())),
-        )];
-        let work = Items {
+        let work = Work {
+            title: "evaluation",
             kernel: Kernel::PruneEvaluate,
             payload: &payload,
-            inputs: std::slice::from_ref(&weights),
-            digests: &[result.weights],
-            items: &items,
+            inputs: &[result.weights],
         };
-        let report = &mut |outcome: evoring_protocol::work::ItemOutcome| {
-            let score = outcome.result.map(|bytes| decode::<Score>(&bytes));
-            println!("{part:?}: {score:?}");
-        };
-        Evaluator::default().run_items(work, report, &|| false);
+        let full = encode(&Chromosome::ones(call.network.genes()));
+        for score in local.map(work, &[full])?.results {
+            println!("{part:?}: {:?}", decode::<Score>(&score)?);
+        }
     }
     std::fs::remove_dir_all(&folder)?;
     Ok(())

@@ -1,6 +1,7 @@
 //! What can go wrong in a kernel.
 
-use evoring_protocol::work::WorkError;
+use evoring_protocol::Digest;
+use evoring_protocol::work::{FailureCause, WorkError};
 use std::path::{Path, PathBuf};
 
 /// A kernel that gave no result.
@@ -31,6 +32,16 @@ pub enum KernelError {
         name: String,
         /// Where it was looked for.
         folder: PathBuf,
+    },
+    /// Images or labels that are not those that the job began with.
+    #[error("{}: images and labels have digest {got}, expected {expected}, that of the images that the job began with; give every worker the same files, or submit the job again to use these", path.display())]
+    OtherData {
+        /// File or folder of the data, or the checkpoint that was made with them.
+        path: PathBuf,
+        /// Content that the job began with.
+        expected: Digest,
+        /// Content found.
+        got: Digest,
     },
     /// A call whose parts do not fit each other or the data.
     #[error("{0}")]
@@ -65,12 +76,15 @@ impl KernelError {
     }
 
     /// Whether another attempt may succeed: on another worker, which may have the file or the
-    /// memory, or with another gang. What a file or a call says stays as it is.
+    /// memory, or with another gang. What a file or a call says stays as it is; other data than the
+    /// job's are on this worker alone, for some worker had the right ones when the job began.
     pub fn can_retry(&self) -> bool {
         match self {
-            Self::Stopped { .. } | Self::Io { .. } | Self::NoDataSet { .. } | Self::Torch(_) => {
-                true
-            }
+            Self::Stopped { .. }
+            | Self::Io { .. }
+            | Self::NoDataSet { .. }
+            | Self::OtherData { .. }
+            | Self::Torch(_) => true,
             Self::Corrupt { .. } | Self::Unfit(_) => false,
         }
     }
@@ -78,9 +92,14 @@ impl KernelError {
 
 impl From<&KernelError> for WorkError {
     fn from(error: &KernelError) -> Self {
+        let cause = match error {
+            KernelError::Stopped { .. } => FailureCause::Lost,
+            error if error.can_retry() => FailureCause::Failed,
+            _ => FailureCause::Final,
+        };
         Self {
             message: error.to_string(),
-            can_retry: error.can_retry(),
+            cause,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`evaluator::Evaluator`] answers the items of maps, [`training::run_rank`] is one rank of a
 //! gang. [`data`] reads data sets, [`weights`] stores, loads and cuts parameters, [`forward`] runs
-//! a network that is described as data. [`engine`] computes fitness, fast and without libtorch;
+//! a network that is described as data, [`local`] a whole job without a cluster. [`engine`] computes fitness, fast and without libtorch;
 //! [`masked`] is the slow and obvious way, against which it is tested and measured.
 //!
 //! Equal calls give equal bits on machines of one numerics class ([`numerics_class`]).
@@ -12,6 +12,7 @@ pub mod engine;
 pub mod error;
 pub mod evaluator;
 pub mod forward;
+pub mod local;
 pub mod masked;
 pub mod training;
 pub mod weights;

@@ -17,23 +17,19 @@ mod clock;
 mod masked_net;
 
 use clock::Clock;
-use evoring_jobs::calls::{PruneEvaluateCall, TrainCall, decode, encode};
-use evoring_jobs::driver::{Demand, Driver, DriverAction, DriverEvent};
+use evoring_jobs::calls::{PruneEvaluateCall, decode, encode};
+use evoring_jobs::driver::DriverAction;
 use evoring_jobs::evolution::Chromosome;
 use evoring_kernels::data::prepare;
 use evoring_kernels::engine::Engine;
-use evoring_kernels::evaluator::{Evaluator, Items};
-use evoring_kernels::training::{
-    SingleProcess, TrainFiles, TrainObserver, exchange_length, run_rank,
-};
+use evoring_kernels::local::{Answers, Local, Runner, Work, drive, enter_executor_environment};
 use evoring_kernels::weights::{Weights, float_values};
-use evoring_protocol::numerics::EXECUTOR_ENVIRONMENT;
 use evoring_protocol::work::{Kernel, TrainingProgress};
-use evoring_protocol::{Digest, ItemIndex};
 use masked_net::MaskedNet;
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// Job whose chromosomes are timed.
@@ -45,27 +41,6 @@ const EXAMPLE: &str = concat!(
 const SAMPLE: usize = 2;
 /// What the project promises.
 const GOAL: f64 = 6.0;
-
-struct Progress;
-
-impl TrainObserver for Progress {
-    fn progress(&mut self, progress: TrainingProgress) {
-        if progress.step.is_multiple_of(500) {
-            eprintln!(
-                "training the full net: step {} of {}",
-                progress.step, progress.steps
-            );
-        }
-    }
-    fn checkpoint(&mut self, _: u64, path: &Path) -> Result<(), evoring_kernels::KernelError> {
-        // Nobody resumes here; a file that stays does no harm.
-        let _ = std::fs::remove_file(path);
-        Ok(())
-    }
-    fn should_stop(&self) -> bool {
-        false
-    }
-}
 
 /// Times in milliseconds and multiplications in millions.
 #[derive(Debug, Clone, Copy, Default)]
@@ -114,10 +89,10 @@ struct Bench {
     channels_last: MaskedNet,
 }
 
-struct Runner {
-    folder: PathBuf,
+/// Times what the search evaluates.
+struct Timer {
+    local: Local,
     is_all: bool,
-    evaluator: Evaluator,
     benches: BTreeMap<Vec<u8>, Bench>,
     known: BTreeMap<Vec<u8>, Vec<u8>>,
     total: Sums,
@@ -126,25 +101,16 @@ struct Runner {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for (name, value) in EXECUTOR_ENVIRONMENT {
-        if std::env::var(name).as_deref() != Ok(value) {
-            return restart();
-        }
-    }
-    evoring_kernels::initialise();
+    enter_executor_environment()?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let file = arguments
         .iter()
         .find(|argument| !argument.starts_with("--"));
     let file = file.map_or(EXAMPLE, String::as_str);
     let mut driver = evoring_jobs::spec::parse(file, &std::fs::read_to_string(file)?)?.driver;
-    let folder = target_folder()?;
-    std::fs::create_dir_all(&folder)?;
-    let is_all = arguments.iter().any(|argument| argument == "--all");
-    let mut runner = Runner {
-        folder,
-        is_all,
-        evaluator: Evaluator::default(),
+    let mut timer = Timer {
+        local: Local::new(&target_folder()?, print)?,
+        is_all: arguments.iter().any(|argument| argument == "--all"),
         benches: BTreeMap::new(),
         known: BTreeMap::new(),
         total: Sums::default(),
@@ -152,60 +118,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     println!(
         "one thread; at most {:.1} thousand million multiplications a second",
-        runner.rate
+        timer.rate
     );
     println!(
         "{:<34} {:>5} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8}",
         "", "new", "ours ms", "masked ms", "ratio", "(ch.l.)", "limit", "made", "of peak"
     );
-    let mut events = VecDeque::from([DriverEvent::Start]);
-    while let Some(event) = events.pop_front() {
-        for action in driver.on(&event)? {
-            match action {
-                DriverAction::StageStarted(stage) if stage == "finetune" => return runner.finish(),
-                DriverAction::Run {
-                    demand,
-                    title,
-                    what,
-                    ..
-                } => events.push_back(match what {
-                    Demand::Gang {
-                        payload, inputs, ..
-                    } => DriverEvent::GangFinished {
-                        demand,
-                        result: runner.gang(&payload, &inputs)?,
-                    },
-                    Demand::Map {
-                        kernel,
-                        payload,
-                        items,
-                        inputs,
-                    } => {
-                        let results = runner.map(&title, kernel, &payload, &items, &inputs)?;
-                        DriverEvent::MapFinished {
-                            demand,
-                            evaluated: results.len() as u32,
-                            results,
-                            cache_hits: 0,
-                        }
-                    }
-                }),
-                DriverAction::Fail { error } => return Err(error.into()),
-                _ => {}
-            }
-        }
+    match drive(&mut driver, &mut timer)? {
+        ControlFlow::Break(()) => timer.finish(),
+        ControlFlow::Continue(()) => Err("the job ended before its search did".into()),
     }
-    Err("the job ended before its search did".into())
 }
 
-/// Starts this program again in the environment of executors, which libtorch reads when it starts.
-fn restart() -> Result<(), Box<dyn Error>> {
-    let mut command = std::process::Command::new(std::env::current_exe()?);
-    let status = command
-        .args(std::env::args().skip(1))
-        .envs(EXECUTOR_ENVIRONMENT)
-        .status()?;
-    std::process::exit(status.code().unwrap_or(1));
+fn print(progress: &TrainingProgress) {
+    let TrainingProgress { step, steps, .. } = progress;
+    if step.is_multiple_of(500) {
+        eprintln!("training the full net: step {step} of {steps}");
+    }
 }
 
 /// `bench-prune` in the target folder, in which this program lies.
@@ -218,75 +147,42 @@ fn target_folder() -> Result<PathBuf, Box<dyn Error>> {
         .join("bench-prune"))
 }
 
-impl Runner {
-    fn blob(&self, digest: &Digest) -> PathBuf {
-        self.folder.join(format!("{digest}.safetensors"))
+impl Runner for Timer {
+    type Error = Box<dyn Error>;
+
+    fn gang(&mut self, work: Work<'_>) -> Result<Vec<u8>, Self::Error> {
+        Ok(self.local.gang(work)?)
     }
 
-    /// Trains, or takes the result of an earlier run with the same call.
-    fn gang(&mut self, payload: &[u8], inputs: &[Digest]) -> Result<Vec<u8>, Box<dyn Error>> {
-        let known = self.folder.join(format!(
-            "{}.result",
-            Digest::of(&encode(&(payload, inputs)))
-        ));
-        if let Ok(result) = std::fs::read(&known) {
-            return Ok(result);
+    fn map(&mut self, work: Work<'_>, items: &[Vec<u8>]) -> Result<Answers, Self::Error> {
+        if work.kernel == Kernel::PruneEvaluate {
+            return self.evaluate(work, items);
         }
-        let call: TrainCall = decode(payload)?;
-        let inputs: Vec<PathBuf> = inputs.iter().map(|digest| self.blob(digest)).collect();
-        let mut exchange = SingleProcess::new(call.shards, exchange_length(&call)?);
-        let files = TrainFiles {
-            inputs: &inputs,
-            resume: None,
-            scratch: &self.folder,
-        };
-        let (result, weights) = run_rank(&call, files, &mut exchange, &mut Progress)?;
-        std::fs::rename(weights, self.blob(&result.weights))?;
-        let result = encode(&result);
-        std::fs::write(known, &result)?;
-        Ok(result)
+        Ok(self.local.map(work, items)?)
     }
 
-    fn map(
-        &mut self,
-        title: &str,
-        kernel: Kernel,
-        payload: &[u8],
-        items: &[Vec<u8>],
-        inputs: &[Digest],
-    ) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
-        if kernel == Kernel::PruneEvaluate {
-            return self.evaluate(title, payload, items, inputs);
+    /// Stops the job at the end of its search.
+    fn hear(&mut self, action: DriverAction) -> Result<ControlFlow<()>, Self::Error> {
+        match action {
+            DriverAction::StageStarted(stage) if stage == "finetune" => Ok(ControlFlow::Break(())),
+            DriverAction::Fail { error } => Err(error.into()),
+            _ => Ok(ControlFlow::Continue(())),
         }
-        let paths: Vec<PathBuf> = inputs.iter().map(|digest| self.blob(digest)).collect();
-        let items: Vec<(ItemIndex, Vec<u8>)> = items
-            .iter()
-            .map(|item| (ItemIndex(0), item.clone()))
-            .collect();
-        let work = Items {
-            kernel,
-            payload,
-            inputs: &paths,
-            digests: inputs,
-            items: &items,
-        };
-        let mut results = Vec::new();
-        self.evaluator
-            .run_items(work, &mut |outcome| results.push(outcome.result), &|| false);
-        Ok(results.into_iter().collect::<Result<_, _>>()?)
     }
+}
 
+impl Timer {
     /// Scores chromosomes and times the new ones.
-    fn evaluate(
-        &mut self,
-        title: &str,
-        payload: &[u8],
-        items: &[Vec<u8>],
-        inputs: &[Digest],
-    ) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
+    fn evaluate(&mut self, work: Work<'_>, items: &[Vec<u8>]) -> Result<Answers, Box<dyn Error>> {
+        let Work {
+            title,
+            payload,
+            inputs,
+            ..
+        } = work;
         let call: PruneEvaluateCall = decode(payload)?;
         if !self.benches.contains_key(payload) {
-            let weights = self.blob(inputs.first().ok_or("no weights")?);
+            let weights = self.local.blob(inputs.first().ok_or("no weights")?);
             let bench = Bench::new(&call, &weights)?;
             println!(
                 "{:?} images: masked net in batches of {}, channels last {}",
@@ -338,11 +234,11 @@ impl Runner {
             self.total.add(&sums);
         }
         let result = |item: &Vec<u8>| self.known.get(&encode(&(payload, item))).cloned();
-        Ok(items
-            .iter()
-            .map(result)
-            .collect::<Option<_>>()
-            .ok_or("scored above")?)
+        let results: Option<Vec<Vec<u8>>> = items.iter().map(result).collect();
+        Ok(Answers {
+            results: results.ok_or("scored above")?,
+            cache_hits: 0,
+        })
     }
 
     fn finish(&self) -> Result<(), Box<dyn Error>> {

@@ -1,6 +1,6 @@
 //! A folder of class folders with PNG or JPEG pictures.
 //!
-//! Classes are numbered in the order of their folders' names. Pictures are turned to grey or RGB as
+//! Classes are numbered in the order of their folders' names, which must be the same on both sides. Pictures are turned to grey or RGB as
 //! the network has one channel or three, and resized to its input.
 
 use super::{Images, Pixels, Side, check_size};
@@ -8,6 +8,8 @@ use crate::KernelError;
 use evoring_jobs::data::DataSpec;
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageReader, Limits};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Longest side of a picture that is decoded.
@@ -16,9 +18,15 @@ const MAX_PICTURE_SIDE: u32 = 1 << 14;
 const MAX_PICTURE_BYTES: u64 = 1 << 30;
 /// Without folders `train` and `test`, every fifth picture of a class is for testing.
 const TEST_EVERY: usize = 5;
+/// Class folders that a message names.
+const NAMED: usize = 5;
 
-/// Reads one side.
-pub fn load(folder: &Path, spec: &DataSpec, side: Side) -> Result<Images, KernelError> {
+/// The pictures of one side with their labels, not yet opened.
+pub fn pictures(
+    folder: &Path,
+    spec: &DataSpec,
+    side: Side,
+) -> Result<Vec<(PathBuf, u16)>, KernelError> {
     if ![1, 3].contains(&spec.shape[0]) {
         let message = format!(
             "pictures have 1 channel (grey) or 3 (RGB), the network's input has {}",
@@ -28,15 +36,15 @@ pub fn load(folder: &Path, spec: &DataSpec, side: Side) -> Result<Images, Kernel
     }
     let (train, test) = (folder.join("train"), folder.join("test"));
     let is_cut = train.is_dir() && test.is_dir();
+    if is_cut {
+        check_equal_classes(folder, &classes(&train)?, &classes(&test)?)?;
+    }
     let root = match side {
         _ if !is_cut => folder.to_owned(),
         Side::Train => train,
         Side::Test => test,
     };
-    let classes: Vec<PathBuf> = entries(&root)?
-        .into_iter()
-        .filter(|path| path.is_dir())
-        .collect();
+    let classes = classes(&root)?;
     if classes.len() != spec.classes as usize {
         let message = format!(
             "{}: {} class folders, expected {} (the network's classes)",
@@ -56,17 +64,60 @@ pub fn load(folder: &Path, spec: &DataSpec, side: Side) -> Result<Images, Kernel
         }
     }
     check_size(&root, 0, spec, pictures.len() as u64, 1)?;
+    Ok(pictures)
+}
+
+/// Reads one side.
+pub fn load(folder: &Path, spec: &DataSpec, side: Side) -> Result<Images, KernelError> {
     let mut images = Images {
         pixels: Pixels::Bytes(Vec::new()),
         labels: Vec::new(),
     };
     let mut pixels = Vec::new();
-    for (path, label) in pictures {
+    for (path, label) in pictures(folder, spec, side)? {
         append(&decode(&path)?, spec, &mut pixels);
         images.labels.push(label);
     }
     images.pixels = Pixels::Bytes(pixels);
     Ok(images)
+}
+
+/// Class folders by name.
+fn classes(root: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let mut classes = entries(root)?;
+    classes.retain(|path| path.is_dir());
+    Ok(classes)
+}
+
+/// Each side numbers its own folders, so other names would give other classes the same label.
+fn check_equal_classes(
+    folder: &Path,
+    train: &[PathBuf],
+    test: &[PathBuf],
+) -> Result<(), KernelError> {
+    let names = |classes: &[PathBuf]| -> BTreeSet<OsString> {
+        let names = classes.iter().filter_map(|path| path.file_name());
+        names.map(OsString::from).collect()
+    };
+    let (train, test) = (names(train), names(test));
+    let only = |one: &BTreeSet<OsString>, other: &BTreeSet<OsString>| {
+        let missing: Vec<&OsString> = one.difference(other).collect();
+        let more = missing.len().saturating_sub(NAMED);
+        let named = &missing[..missing.len() - more];
+        match more {
+            0 => format!("{named:?}"),
+            _ => format!("{named:?} and {more} more"),
+        }
+    };
+    if train == test {
+        return Ok(());
+    }
+    Err(KernelError::Unfit(format!(
+        "{}: expected the same class folders in train/ and test/, got {} in train/ alone and {} in test/ alone",
+        folder.display(),
+        only(&train, &test),
+        only(&test, &train)
+    )))
 }
 
 /// Entries of a folder by name, without hidden ones.

@@ -3,7 +3,7 @@
 //! `magic: u32` (0x0803 images, 0x0801 labels), one `u32` for each dimension, then bytes;
 //! big-endian. Sizes are checked against the network's and the limits before memory is taken.
 
-use super::{Images, Pixels, Side, check_size};
+use super::{Images, Pixels, Side, check_size, wrong_label};
 use crate::KernelError;
 use evoring_jobs::data::DataSpec;
 use flate2::read::MultiGzDecoder;
@@ -11,14 +11,22 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// Reads `{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]`.
-pub fn load(folder: &Path, spec: &DataSpec, side: Side) -> Result<Images, KernelError> {
+/// `{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]`.
+pub fn files(folder: &Path, side: Side) -> Result<[PathBuf; 2], KernelError> {
     let name = match side {
         Side::Train => "train",
         Side::Test => "t10k",
     };
-    let mut images = Idx::open(find(folder, &format!("{name}-images-idx3-ubyte"))?)?;
-    let mut labels = Idx::open(find(folder, &format!("{name}-labels-idx1-ubyte"))?)?;
+    Ok([
+        find(folder, &format!("{name}-images-idx3-ubyte"))?,
+        find(folder, &format!("{name}-labels-idx1-ubyte"))?,
+    ])
+}
+
+/// Reads both files of a side.
+pub fn load(folder: &Path, spec: &DataSpec, side: Side) -> Result<Images, KernelError> {
+    let [images, labels] = files(folder, side)?;
+    let (mut images, mut labels) = (Idx::open(images)?, Idx::open(labels)?);
     let [count, height, width] = images.header(3)?[..] else {
         return Err(images.corrupt(0, "no dimensions"));
     };
@@ -39,14 +47,14 @@ pub fn load(folder: &Path, spec: &DataSpec, side: Side) -> Result<Images, Kernel
         ));
     }
     let pixels = images.rest(u64::from(count) * u64::from(height) * u64::from(width))?;
-    let labels = labels
-        .rest(count.into())?
-        .into_iter()
-        .map(u16::from)
-        .collect();
+    let (start, numbers) = (labels.offset, labels.rest(count.into())?);
+    let wide = numbers.iter().map(|label| i64::from(*label));
+    if let Some((index, message)) = wrong_label(wide, spec.classes) {
+        return Err(labels.corrupt(start + index, message));
+    }
     Ok(Images {
         pixels: Pixels::Bytes(pixels),
-        labels,
+        labels: numbers.into_iter().map(u16::from).collect(),
     })
 }
 

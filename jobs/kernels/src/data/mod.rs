@@ -2,25 +2,28 @@
 //!
 //! One side (training or test) is read at a time, so a job that never asks for the test split
 //! never opens its files. The sides read last are kept for the whole process: the gangs and maps of
-//! a job ask for the same ones again and again.
+//! a job ask for the same ones again and again ([`load`]).
 
 mod folder;
 mod idx;
+mod known;
 mod npy;
 mod npz;
 #[cfg(test)]
 pub(crate) mod tests;
 mod zip;
 
+pub use known::Loaded;
+
 use crate::KernelError;
 use evoring_jobs::data::{DataSource, DataSpec, PIXEL_DEVIATION, PIXEL_MEAN, Part};
+use evoring_protocol::Digest;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of pixels that one side of a data set may have in memory.
 pub const MAX_PIXEL_BYTES: u64 = 8 << 30;
-/// Sides kept for the process: training and test of one data set.
-const KEPT_SIDES: usize = 2;
+/// Values that are hashed at once.
+const DIGEST_VALUES: usize = 1 << 20;
 
 /// Side of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub struct Prepared {
     pub images: Vec<f32>,
     /// Class of each image.
     pub labels: Vec<u32>,
+    /// Content of the side that the part was cut from.
+    pub digest: Digest,
 }
 
 impl Images {
@@ -78,6 +83,39 @@ impl Images {
                 .for_each(|(out, float)| *out = normalised(*float)),
         }
     }
+}
+
+impl Images {
+    /// SHA-256 of what was decoded, whatever files it came in: format, shape, number of images, and
+    /// the digests of the values (in pieces, so that no copy of all is made) and of the labels.
+    pub fn digest(&self, shape: [u32; 3]) -> Digest {
+        let (kind, pieces): (&[u8; 4], Vec<Digest>) = match &self.pixels {
+            Pixels::Bytes(bytes) => (
+                b"byte",
+                bytes.chunks(DIGEST_VALUES).map(Digest::of).collect(),
+            ),
+            Pixels::Floats(floats) => (
+                b"real",
+                floats.chunks(DIGEST_VALUES).map(digest_of_floats).collect(),
+            ),
+        };
+        let labels: Vec<u8> = self.labels.iter().flat_map(|l| l.to_le_bytes()).collect();
+        let mut text = b"evoring-images/1".to_vec();
+        text.extend(kind);
+        text.extend(shape.iter().flat_map(|side| side.to_le_bytes()));
+        text.extend((self.count() as u64).to_le_bytes());
+        text.extend(pieces.iter().flat_map(|piece| piece.0));
+        text.extend(Digest::of(&labels).0);
+        Digest::of(&text)
+    }
+}
+
+fn digest_of_floats(floats: &[f32]) -> Digest {
+    let bytes: Vec<u8> = floats
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    Digest::of(&bytes)
 }
 
 /// What the network sees of a pixel between 0 and 1.
@@ -105,61 +143,78 @@ pub fn named_folder() -> PathBuf {
     variable("EVORING_DATA").unwrap_or_else(|| cache().join("data"))
 }
 
-/// A side of a data set, checked; from memory if it was asked for lately.
-pub fn load(spec: &DataSpec, side: Side) -> Result<Arc<Images>, KernelError> {
-    type Known = (DataSource, [u32; 3], u32, Side, Arc<Images>);
-    static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
-    let is_same = |known: &Known| {
-        known.0 == spec.source && (known.1, known.2, known.3) == (spec.shape, spec.classes, side)
-    };
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(index) = known.iter().position(is_same) {
-        return Ok(known[index].4.clone());
+/// A side of a data set, checked; from memory if it was asked for lately and its files are still
+/// the same. The training side must have the content that `spec` names, if it names one.
+pub fn load(spec: &DataSpec, side: Side) -> Result<Loaded, KernelError> {
+    let loaded = known::load(spec, side)?;
+    match spec.digest.filter(|_| side == Side::Train) {
+        Some(expected) if expected != loaded.digest => Err(KernelError::OtherData {
+            path: place(&spec.source)?,
+            expected,
+            got: loaded.digest,
+        }),
+        _ => Ok(loaded),
     }
-    // What is dropped first need not be in memory beside what comes.
-    known.truncate(KEPT_SIDES - 1);
-    let images = Arc::new(read(spec, side)?);
-    known.insert(
-        0,
-        (
-            spec.source.clone(),
-            spec.shape,
-            spec.classes,
-            side,
-            images.clone(),
-        ),
-    );
-    Ok(images)
+}
+
+/// File or folder of a source on this machine.
+fn place(source: &DataSource) -> Result<PathBuf, KernelError> {
+    match source {
+        DataSource::Named(name) => {
+            let folder = named_folder().join(name);
+            match folder.is_dir() {
+                true => Ok(folder),
+                false => Err(KernelError::NoDataSet {
+                    name: name.clone(),
+                    folder,
+                }),
+            }
+        }
+        DataSource::Idx(path) | DataSource::Folder(path) | DataSource::Npz(path) => {
+            Ok(PathBuf::from(path))
+        }
+    }
 }
 
 /// Reads and checks one side of a data set.
 pub fn read(spec: &DataSpec, side: Side) -> Result<Images, KernelError> {
+    let place = place(&spec.source)?;
     let images = match &spec.source {
-        DataSource::Named(name) => {
-            let folder = named_folder().join(name);
-            if !folder.is_dir() {
-                return Err(KernelError::NoDataSet {
-                    name: name.clone(),
-                    folder,
-                });
-            }
-            idx::load(&folder, spec, side)?
-        }
-        DataSource::Idx(folder) => idx::load(Path::new(folder), spec, side)?,
-        DataSource::Npz(file) => npz::load(Path::new(file), spec, side)?,
-        DataSource::Folder(folder) => folder::load(Path::new(folder), spec, side)?,
+        DataSource::Named(_) | DataSource::Idx(_) => idx::load(&place, spec, side)?,
+        DataSource::Npz(_) => npz::load(&place, spec, side)?,
+        DataSource::Folder(_) => folder::load(&place, spec, side)?,
     };
-    let is_wrong = |label: &u16| u32::from(*label) >= spec.classes;
-    match images.labels.iter().position(is_wrong) {
-        None if images.labels.is_empty() => Err(KernelError::Unfit(format!(
-            "data: no images ({side:?} side)"
-        ))),
-        None => Ok(images),
-        Some(index) => Err(KernelError::Unfit(format!(
-            "data: image {index} of the {side:?} side has class {}, expected below {} (the network's classes)",
-            images.labels[index], spec.classes
-        ))),
+    if images.labels.is_empty() {
+        return Err(KernelError::Unfit(format!(
+            "{}: no images ({side:?} side)",
+            place.display()
+        )));
     }
+    Ok(images)
+}
+
+/// Files that one side is read from.
+fn files(spec: &DataSpec, side: Side) -> Result<Vec<PathBuf>, KernelError> {
+    let place = place(&spec.source)?;
+    match &spec.source {
+        DataSource::Named(_) | DataSource::Idx(_) => Ok(idx::files(&place, side)?.to_vec()),
+        DataSource::Npz(_) => Ok(vec![place]),
+        DataSource::Folder(_) => {
+            let pictures = folder::pictures(&place, spec, side)?.into_iter();
+            Ok(pictures.map(|(path, _)| path).collect())
+        }
+    }
+}
+
+/// Index of the first label that the network has no class for, and what to say about it.
+fn wrong_label(labels: impl IntoIterator<Item = i64>, classes: u32) -> Option<(u64, String)> {
+    let classes = i64::from(classes).min(1 << 16);
+    let is_wrong = |(_, label): &(u64, i64)| !(0..classes).contains(label);
+    let (index, label) = (0..).zip(labels).find(is_wrong)?;
+    let last = classes - 1;
+    let message =
+        format!("image {index} has label {label}, expected 0 to {last} (the network's classes)");
+    Some((index, message))
 }
 
 /// Indices of a train-side part.
@@ -184,7 +239,7 @@ pub fn prepare(spec: &DataSpec, part: Part) -> Result<Prepared, KernelError> {
     } else {
         Side::Train
     };
-    let images = load(spec, side)?;
+    let Loaded { images, digest } = load(spec, side)?;
     let indices = match side {
         Side::Test => (0..images.count() as u32).collect(),
         Side::Train => part_indices(spec, part, images.count())?,
@@ -201,6 +256,7 @@ pub fn prepare(spec: &DataSpec, part: Part) -> Result<Prepared, KernelError> {
     Ok(Prepared {
         images: prepared,
         labels,
+        digest,
     })
 }
 

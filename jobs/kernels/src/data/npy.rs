@@ -20,6 +20,8 @@ pub struct Array<'a> {
     pub shape: Vec<u64>,
     /// The numbers.
     pub data: &'a [u8],
+    /// Where they begin in the bytes that were parsed.
+    pub start: u64,
 }
 
 impl Kind {
@@ -107,10 +109,16 @@ impl<'a> Array<'a> {
                 ),
             );
         }
-        Ok(Self { kind, shape, data })
+        Ok(Self {
+            kind,
+            shape,
+            data,
+            start: (start + length) as u64,
+        })
     }
 
-    /// The numbers as 64-bit integers; `None` for floats and for values that do not fit.
+    /// The numbers as 64-bit integers, the largest of them for those that are larger; `None` for
+    /// floats.
     pub fn integers(&self) -> Option<Vec<i64>> {
         let numbers = self.data.chunks_exact(self.kind.bytes());
         let number = |bytes: &[u8]| {
@@ -118,7 +126,7 @@ impl<'a> Array<'a> {
             wide[..bytes.len()].copy_from_slice(bytes);
             let unsigned = u64::from_le_bytes(wide);
             match self.kind {
-                Kind::Unsigned(_) => i64::try_from(unsigned).ok(),
+                Kind::Unsigned(_) => Some(i64::try_from(unsigned).unwrap_or(i64::MAX)),
                 Kind::Signed(bytes) => {
                     let unused = 64 - 8 * bytes as u32;
                     Some(((unsigned << unused) as i64) >> unused)

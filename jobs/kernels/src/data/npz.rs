@@ -6,7 +6,7 @@
 
 use super::npy::{Array, Kind};
 use super::zip::Archive;
-use super::{Images, MAX_PIXEL_BYTES, Pixels, Side, check_size};
+use super::{Images, MAX_PIXEL_BYTES, Pixels, Side, check_size, wrong_label};
 use crate::KernelError;
 use crate::weights::floats;
 use evoring_jobs::data::DataSpec;
@@ -65,9 +65,14 @@ pub fn load(path: &Path, spec: &DataSpec, side: Side) -> Result<Images, KernelEr
     let labels = array
         .integers()
         .ok_or_else(|| fail("expected integers".to_owned()))?;
-    let labels: Result<Vec<u16>, _> = labels.into_iter().map(u16::try_from).collect();
-    let labels = labels.map_err(|_| fail("a label is negative or above 65535".to_owned()))?;
-    Ok(Images { pixels, labels })
+    if let Some((index, message)) = wrong_label(labels.iter().copied(), spec.classes) {
+        let offset = array.start + index * array.kind.bytes() as u64;
+        return Err(fail(format!("at byte {offset} of the member: {message}")));
+    }
+    Ok(Images {
+        pixels,
+        labels: labels.into_iter().map(|label| label as u16).collect(),
+    })
 }
 
 fn parse<'a>(

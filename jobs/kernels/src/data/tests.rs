@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use tempfile::TempDir;
 
+mod content;
+
 /// A made-up data set of three classes.
 pub(crate) struct Shapes {
     pub(crate) train: u32,
@@ -72,6 +74,7 @@ fn spec(source: DataSource, shape: [u32; 3], classes: u32) -> DataSpec {
         fitness_images: 1,
         selection_images: 1,
         train_images: None,
+        digest: None,
     }
 }
 
@@ -180,7 +183,7 @@ fn broken_idx_files_are_refused() {
         (
             labels,
             idx(&[4], &[0, 1, 3, 0]),
-            "image 2 of the Train side has class 3, expected below 3",
+            "at byte 10: image 2 has label 3, expected 0 to 2",
         ),
     ];
     for (name, bytes, expected) in cases {
@@ -212,7 +215,8 @@ fn broken_idx_files_are_refused() {
     assert!(read(&spec, Side::Train).unwrap_err().can_retry());
 }
 
-fn npy(kind: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+/// An array as numpy writes it.
+pub(crate) fn npy(kind: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}\n");
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((header.len() as u16).to_le_bytes());
@@ -222,7 +226,7 @@ fn npy(kind: &str, shape: &str, data: &[u8]) -> Vec<u8> {
 }
 
 /// A zip archive as numpy writes it; local headers leave sizes to the central directory.
-fn zip(members: &[(&str, Vec<u8>)], is_deflated: bool) -> Vec<u8> {
+pub(crate) fn zip(members: &[(&str, Vec<u8>)], is_deflated: bool) -> Vec<u8> {
     let (mut bytes, mut directory) = (Vec::new(), Vec::new());
     for (name, content) in members {
         let packed = if is_deflated {
@@ -396,7 +400,17 @@ fn broken_npz_files_are_refused() {
     check(
         good().0,
         npy("|i1", "2,", &[0, 0xff]),
-        "a label is negative",
+        "y_train.npy: at byte 69 of the member: image 1 has label -1, expected 0 to 2",
+    );
+    check(
+        good().0,
+        npy("<i4", "2,", &[1, 0, 0, 0, 3, 0, 0, 0]),
+        "y_train.npy: at byte 72 of the member: image 1 has label 3, expected 0 to 2",
+    );
+    check(
+        good().0,
+        npy("<u8", "2,", &[0xff; 16]),
+        "image 0 has label 9223372036854775807, expected 0 to 2",
     );
     check(good().0, npy("<f4", "2,", &[0; 8]), "expected integers");
     check(b"junk".to_vec(), good().1, "no numpy array");
@@ -435,7 +449,8 @@ fn broken_npz_files_are_refused() {
     drop(folder);
 }
 
-fn picture(path: &Path, width: u32, height: u32, color: [u8; 3]) {
+/// Writes a picture of one colour.
+pub(crate) fn picture(path: &Path, width: u32, height: u32, color: [u8; 3]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     image::RgbImage::from_pixel(width, height, image::Rgb(color))
         .save(path)

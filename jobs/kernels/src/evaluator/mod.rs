@@ -6,7 +6,7 @@ mod rank;
 mod tests;
 
 use crate::KernelError;
-use crate::data;
+use crate::data::{self, Side};
 use crate::engine::Engine;
 use crate::weights::{Weights, float_values};
 use evoring_jobs::calls::{self, PruneEvaluateCall, Score};
@@ -42,8 +42,7 @@ pub struct Evaluator {
     engines: Vec<(EngineKey, Engine)>,
 }
 
-/// What an engine was made for. The batch of a call is not part of it: the engine's values do not
-/// depend on it.
+/// What an engine was made for. `data` names the content of the images.
 #[derive(Debug, Clone, PartialEq)]
 struct EngineKey {
     network: NetworkSpec,
@@ -104,9 +103,15 @@ impl Evaluator {
                 work.kernel.name()
             )));
         };
+        let mut data = call.data;
+        if data.digest.is_none() {
+            // Such a call means what the files hold now.
+            check_call(&call.network, &data)?;
+            data.digest = Some(data::load(&data, Side::Train)?.digest);
+        }
         let key = EngineKey {
             network: call.network,
-            data: call.data,
+            data,
             part: call.part,
             weights,
         };

@@ -62,6 +62,7 @@ fn room() -> Room {
         fitness_images: 50,
         selection_images: 30,
         train_images: None,
+        digest: None,
     };
     let weights = Weights::initial(&network, 4);
     let input = folder.path().join("full.safetensors");
@@ -92,7 +93,6 @@ impl Room {
             network: self.network.clone(),
             data: self.data.clone(),
             part,
-            batch: 16,
         })
     }
 }
@@ -184,6 +184,40 @@ fn scores_are_those_of_the_masked_net() {
             assert_eq!(decode::<Score>(&result.unwrap()).unwrap(), expected);
         }
     }
+}
+
+/// Claim: an evaluator that lives on answers for the files as they are now, where the call names no
+/// content. Method: all labels are wrong after the first call; the scores add up to all images
+/// whose answer is one of both.
+#[test]
+fn a_living_evaluator_sees_corrected_files() {
+    let room = room();
+    let inputs = std::slice::from_ref(&room.input);
+    let items = [encode(&room.chromosome(1))];
+    let payload = room.evaluate_call(Part::Fitness);
+    let mut evaluator = Evaluator::default();
+    let mut score = || {
+        let results = run(
+            &mut evaluator,
+            Kernel::PruneEvaluate,
+            &payload,
+            inputs,
+            &items,
+        );
+        decode::<Score>(results[0].as_ref().unwrap()).unwrap()
+    };
+    let before = score();
+    let file = room.folder.path().join("train-labels-idx1-ubyte");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[8..]
+        .iter_mut()
+        .for_each(|label| *label = (*label + 1) % 3);
+    let new = room.folder.path().join("new");
+    std::fs::write(&new, &bytes).unwrap();
+    std::fs::rename(&new, &file).unwrap();
+    let after = score();
+    assert_ne!(before, after);
+    assert!(before.correct + after.correct <= before.total);
 }
 
 /// Claim: a net cut from the full weights and the same net as a file of its own have the same
@@ -302,7 +336,7 @@ fn items_that_cannot_run_are_refused_one_by_one() {
         &items,
     );
     for result in &results[..3] {
-        assert!(!result.as_ref().unwrap_err().can_retry);
+        assert!(!result.as_ref().unwrap_err().cause.can_retry());
     }
     assert!(
         results[0]
@@ -314,11 +348,28 @@ fn items_that_cannot_run_are_refused_one_by_one() {
     );
     assert!(results[3].is_ok());
 
+    // Data that are not those that the job began with may be right on another worker.
+    let mut elsewhere = room.data.clone();
+    elsewhere.digest = Some(Digest::of(b"other images"));
+    let elsewhere = encode(&PruneEvaluateCall {
+        network: room.network.clone(),
+        data: elsewhere,
+        part: Part::Fitness,
+    });
+    let result = run(
+        &mut evaluator,
+        Kernel::PruneEvaluate,
+        &elsewhere,
+        inputs,
+        &items[3..],
+    );
+    let error = result[0].as_ref().unwrap_err();
+    assert!(error.cause.can_retry() && error.message.contains("that the job began with"));
+
     let mut other = PruneEvaluateCall {
         network: room.network.clone(),
         data: room.data.clone(),
         part: Part::Fitness,
-        batch: 1,
     };
     other.data.classes = 4;
     let message = |kernel, payload: &[u8], inputs: &[PathBuf]| {

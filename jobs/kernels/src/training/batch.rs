@@ -1,11 +1,11 @@
 //! Which images a step sees, and how they are changed: by (seed, step, sample), never by rank.
 
 use crate::KernelError;
-use crate::data::{Images, Side, image_values, load, normalised, part_indices};
+use crate::data::{Loaded, Side, image_values, load, normalised, part_indices};
 use evoring_jobs::calls::TrainCall;
 use evoring_jobs::data::Part;
 use evoring_jobs::random::{Purpose, Stream};
-use std::sync::Arc;
+use evoring_protocol::Digest;
 use tch::Tensor;
 
 /// One shard's part of a step.
@@ -22,7 +22,7 @@ pub struct MicroBatch {
 /// Makes micro-batches of a training.
 pub struct BatchMaker<'a> {
     call: &'a TrainCall,
-    images: Arc<Images>,
+    loaded: Loaded,
     indices: Vec<u32>,
     /// Order of the epoch that was asked last.
     order: (u64, Vec<u32>),
@@ -31,8 +31,8 @@ pub struct BatchMaker<'a> {
 impl<'a> BatchMaker<'a> {
     /// Reads the data and checks that the parts fit.
     pub fn new(call: &'a TrainCall) -> Result<Self, KernelError> {
-        let images = load(&call.data, Side::Train)?;
-        let indices = part_indices(&call.data, Part::Train, images.count())?;
+        let loaded = load(&call.data, Side::Train)?;
+        let indices = part_indices(&call.data, Part::Train, loaded.images.count())?;
         let (batch, shards) = (call.recipe.batch, call.shards);
         if !shards.is_power_of_two()
             || batch == 0
@@ -49,10 +49,15 @@ impl<'a> BatchMaker<'a> {
         }
         Ok(Self {
             call,
-            images,
+            loaded,
             order: (u64::MAX, Vec::new()),
             indices,
         })
+    }
+
+    /// Content of the images.
+    pub fn data(&self) -> Digest {
+        self.loaded.digest
     }
 
     /// Steps of one epoch; the images that do not fill a batch wait for the next order.
@@ -79,12 +84,12 @@ impl<'a> BatchMaker<'a> {
             .zip(pixels.chunks_exact_mut(values))
             .enumerate()
         {
-            self.images.write(*index as usize, &mut image);
+            self.loaded.images.write(*index as usize, &mut image);
             self.augment(&image, step, (first_sample + sample) as u64, out);
         }
         let labels: Vec<i64> = chosen
             .iter()
-            .map(|index| i64::from(self.images.labels[*index as usize]))
+            .map(|index| i64::from(self.loaded.images.labels[*index as usize]))
             .collect();
         let [channels, height, width] = self.call.data.shape.map(i64::from);
         MicroBatch {

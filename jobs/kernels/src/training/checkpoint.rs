@@ -1,8 +1,10 @@
 //! Saved training state: a safetensors file with `parameters`, `momentum`, `statistics` (32-bit
-//! floats, flat) and `progress` (64-bit: step, bits of the epoch's loss sum, steps in that sum).
+//! floats, flat), `progress` (64-bit: step, bits of the epoch's loss sum, steps in that sum) and
+//! `data` (32 bytes: digest of the images).
 
 use crate::KernelError;
 use crate::weights::{floats, read_bounded, write_tensors};
+use evoring_protocol::Digest;
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::path::Path;
 
@@ -22,6 +24,8 @@ pub struct Checkpoint {
     pub momentum: Vec<f32>,
     /// Running statistics, flat.
     pub statistics: Vec<f32>,
+    /// Content of the images that it was trained on.
+    pub data: Digest,
 }
 
 impl Checkpoint {
@@ -47,8 +51,10 @@ impl Checkpoint {
         let tensors = flat
             .iter()
             .map(|(name, length, bytes)| (*name, Dtype::F32, vec![*length], bytes.as_slice()));
-        let bytes =
-            write_tensors(tensors.chain([("progress", Dtype::U64, vec![3], progress.as_slice())]))?;
+        let bytes = write_tensors(tensors.chain([
+            ("progress", Dtype::U64, vec![3], progress.as_slice()),
+            ("data", Dtype::U8, vec![32], self.data.0.as_slice()),
+        ]))?;
         let temporary = path.with_extension("part");
         std::fs::write(&temporary, bytes).map_err(KernelError::io(&temporary))?;
         std::fs::rename(&temporary, path).map_err(KernelError::io(path))
@@ -84,7 +90,11 @@ impl Checkpoint {
                 )));
             }
         };
+        let data = file.tensor("data").map_err(|e| corrupt(e.to_string()))?;
+        let data = <[u8; 32]>::try_from(data.data())
+            .map_err(|_| corrupt(format!("data: {} bytes, expected 32", data.data().len())))?;
         Ok(Self {
+            data: Digest(data),
             step,
             epoch_loss: (f64::from_bits(loss), count),
             parameters: flat("parameters", lengths.0)?,

@@ -152,6 +152,13 @@ impl<'a> Training<'a> {
             );
             return Err(KernelError::corrupt(path, 0, message));
         }
+        if checkpoint.data != self.batches.data() {
+            return Err(KernelError::OtherData {
+                path: path.to_owned(),
+                expected: checkpoint.data,
+                got: self.batches.data(),
+            });
+        }
         self.step = step;
         self.epoch_loss = checkpoint.epoch_loss;
         self.model.restore(checkpoint);
@@ -168,6 +175,7 @@ impl<'a> Training<'a> {
             parameters,
             momentum,
             statistics,
+            data: self.batches.data(),
         }
     }
 
@@ -217,6 +225,14 @@ impl<'a> Training<'a> {
     }
 
     fn finish(self, scratch: &Path) -> Result<(TrainResult, PathBuf), KernelError> {
+        // A loss shows what the step before made of the weights; nothing shows what the last made.
+        if let Some((tensor, value)) = self.model.not_finite() {
+            let message = format!(
+                "step {}: tensor {tensor} holds {value}, expected finite numbers; a lower learning_rate may help",
+                self.step
+            );
+            return Err(KernelError::Unfit(message));
+        }
         let bytes = self.model.weights().to_bytes()?;
         let digest = Digest::of(&bytes);
         let path = scratch.join(format!("weights-{digest}.safetensors"));
@@ -227,6 +243,7 @@ impl<'a> Training<'a> {
                 weights: digest,
                 steps: self.steps,
                 final_loss,
+                data: self.batches.data(),
             },
             path,
         ))

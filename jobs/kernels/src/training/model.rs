@@ -103,6 +103,23 @@ impl Model {
         tch::no_grad(|| self.mirror.copy_(&Tensor::from_slice(&self.parameters)));
     }
 
+    /// The first tensor with a value that is infinite or no number, and that value.
+    pub fn not_finite(&self) -> Option<(&str, f32)> {
+        let learned = self.leaves.iter().zip(&self.stretches);
+        let learned =
+            learned.map(|((name, _), (range, _))| (name.as_str(), &self.parameters[range.clone()]));
+        let mut rest = self.statistics.as_slice();
+        let running = self.running.iter().map(|tensor| {
+            let (values, behind) = rest.split_at(tensor.values() as usize);
+            rest = behind;
+            (tensor.name.as_str(), values)
+        });
+        learned.chain(running).find_map(|(name, values)| {
+            let value = values.iter().find(|value| !value.is_finite())?;
+            Some((name, *value))
+        })
+    }
+
     /// The weights as they are now.
     pub fn weights(&self) -> Weights {
         let mut tensors: BTreeMap<String, Tensor> = self

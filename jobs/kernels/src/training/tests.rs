@@ -65,6 +65,7 @@ fn room() -> Room {
         fitness_images: 40,
         selection_images: 40,
         train_images: None,
+        digest: None,
     };
     let recipe = Recipe {
         epochs: 4,
@@ -328,7 +329,6 @@ fn trained_nets_answer_and_small_nets_are_fine_tuned() {
         network: room.call.network.clone(),
         data: room.call.data.clone(),
         part: Part::Selection,
-        batch: 10,
     };
     let items = [(
         ItemIndex(3),
@@ -408,6 +408,70 @@ fn calls_that_cannot_run_are_refused() {
             "{error}"
         );
     }
+}
+
+/// Claim: a last update that breaks the weights is refused, naming tensor and step, although every
+/// loss was finite. Method: one step of an infinite learning rate; a variance of one value.
+#[test]
+fn broken_weights_are_refused() {
+    let room = room();
+    let mut call = room.call.clone();
+    (call.recipe.epochs, call.recipe.batch) = (1, 180);
+    call.recipe.learning_rate = 1e39;
+    let mut recorder = Recorder::default();
+    let error = room
+        .run_with(&call, &[], "broken", None, &mut recorder)
+        .unwrap_err();
+    assert_eq!(recorder.losses.len(), 1);
+    let message = error.to_string();
+    assert!(
+        message.starts_with("step 1: tensor 0.") && message.contains("expected finite numbers"),
+        "{message}"
+    );
+    assert!(!error.can_retry());
+
+    // One image in a shard: batch norm behind the dense layer has no variance.
+    call.recipe = Recipe {
+        epochs: 1,
+        batch: 4,
+        ..room.call.recipe.clone()
+    };
+    call.data.train_images = Some(4);
+    let error = room
+        .run_with(&call, &[], "broken", None, &mut Recorder::default())
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("tensor 8.running_var holds"),
+        "{error}"
+    );
+}
+
+/// Claim: a training does not go on from a checkpoint that was made with other images.
+#[test]
+fn checkpoints_of_other_images_are_refused() {
+    let room = room();
+    let mut recorder = Recorder::default();
+    let (result, _) = room.run("before", None, &mut recorder).unwrap();
+    write_shapes(
+        room.folder.path(),
+        Shapes {
+            train: 270,
+            test: 60,
+            side: 10,
+        },
+    );
+    let (step, path) = &recorder.checkpoints[0];
+    let error = room
+        .run("after", Some((*step, path)), &mut Recorder::default())
+        .unwrap_err();
+    assert!(
+        matches!(&error, KernelError::OtherData { path: named, expected, .. }
+            if named == path && *expected == result.data),
+        "{error}"
+    );
+    assert!(error.can_retry());
+    let (other, _) = room.run("anew", None, &mut Recorder::default()).unwrap();
+    assert_ne!(other.data, result.data);
 }
 
 /// Claim: the learning rate rises linearly and falls as half a cosine to 1 % of the peak.
