@@ -108,6 +108,11 @@ async fn full_disk() {
         assert_eq!(view.status, JobStatus::Finished, "{:?}", view.error);
         assert_eq!(view.retries, 0);
     }
+    check_events(&cluster, &client).await;
+}
+
+/// The events tell both changes, and are all in the file.
+async fn check_events(cluster: &Cluster, client: &Client) {
     let events = client.events().await;
     let count =
         |wanted: fn(&EventKind) -> bool| events.iter().filter(|event| wanted(&event.kind)).count();

@@ -206,6 +206,8 @@ pub struct Leader {
     /// The event file says that only reads are answered.
     says_read_only: bool,
     early: BTreeMap<ConnectionId, Hello>,
+    /// Monotonic time of the next tick.
+    next_tick_ms: u64,
     snapshot_index: u64,
     bytes_since_snapshot: usize,
     out: Vec<Action>,
@@ -228,6 +230,7 @@ impl Leader {
             low_space: None,
             says_read_only: false,
             early: BTreeMap::new(),
+            next_tick_ms: 0,
             bytes_since_snapshot: 0,
             out: Vec::new(),
         }
@@ -253,12 +256,15 @@ impl Leader {
         self.leads.unwrap_or(0)
     }
 
-    /// Monotonic time at which [`Event::Tick`] is wanted at the latest.
-    pub fn deadline_ms(&self, now: Now) -> u64 {
-        let tick = now.mono_ms + scheduler::TICK_MS;
-        self.proposals
-            .deadline_ms()
-            .map_or(tick, |flush| flush.min(tick))
+    /// Whether [`Event::Tick`] is due, whatever other events wait.
+    pub fn is_tick_due(&self, now: Now) -> bool {
+        now.mono_ms >= self.next_tick_ms
+    }
+
+    /// Monotonic time at which [`Event::Tick`] is wanted if nothing happens until then.
+    pub fn deadline_ms(&self) -> u64 {
+        let flush_ms = self.proposals.deadline_ms().unwrap_or(u64::MAX);
+        flush_ms.min(self.next_tick_ms)
     }
 
     /// Takes one event.
@@ -301,7 +307,13 @@ impl Leader {
                         .add(Command::BlobStored { digest }, Waiter::Nobody, now);
                 }
             }
-            Event::Tick => self.schedule(scheduler::Event::Tick, now),
+            Event::Tick => {
+                // One that comes early, to flush, does not put off the next one.
+                if self.is_tick_due(now) {
+                    self.next_tick_ms = now.mono_ms + scheduler::TICK_MS;
+                }
+                self.schedule(scheduler::Event::Tick, now);
+            }
         }
         self.take_office(now);
         self.flush(now);

@@ -12,9 +12,9 @@ use evoring_protocol::event::EventKind;
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::version::build_id;
 use evoring_protocol::work::{
-    Assignment, Checkpoint, HeldRank, ItemOutcome, Lease, TrainingProgress, WorkError,
+    Assignment, Checkpoint, FailureCause, HeldRank, ItemOutcome, Lease, TrainingProgress, WorkError,
 };
-use evoring_protocol::worker::{Hello, RankEvent, WorkerCommand, WorkerReport};
+use evoring_protocol::worker::{Hello, Ran, RankEvent, WorkerCommand, WorkerReport};
 use evoring_protocol::{
     Digest, ItemIndex, JobId, Rank, RemoteError, SlotIndex, Step, SubmissionKey, WorkerId,
 };
@@ -63,6 +63,19 @@ enum Task {
         assignment: Assignment,
         step: u64,
     },
+}
+
+impl Task {
+    /// Its name, as a dead executor's agent tells it.
+    fn ran(&self) -> Ran {
+        match self {
+            Self::Items { lease, .. } => Ran::Lease {
+                term: lease.term,
+                number: lease.number,
+            },
+            Self::Rank { held, .. } => Ran::Rank(held.clone()),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -281,50 +294,81 @@ impl Sim {
         }
     }
 
+    /// An executor dies with what it runs; what waits behind that goes to the next one.
     pub fn executor_dies(&mut self, text: &str, slot: u32) {
         let worker = self.workers.get_mut(&name(text)).unwrap();
-        let dead = std::mem::take(&mut worker.slots[slot as usize]);
-        let (connection, incarnation) = (worker.connection.unwrap(), worker.incarnation);
-        let report = WorkerReport::ExecutorExited {
-            slot: SlotIndex(slot),
-            process: 100,
-            status: "signal 9".to_owned(),
-            last_lines: String::new(),
-        };
-        self.feed(Event::Report { connection, report });
-        let error = WorkError {
+        let dying = &mut worker.slots[slot as usize];
+        let dead = dying.queue.pop_front();
+        dying.is_running = false;
+        let incarnation = worker.incarnation;
+        self.say(text, exited(slot, dead.as_ref().map(Task::ran)));
+        let error = |cause| WorkError {
             message: "executor ended".to_owned(),
-            can_retry: true,
+            cause,
         };
-        for task in dead.queue {
-            match task {
-                Task::Items { lease, left, .. } => {
-                    let outcome = |(index, _)| ItemOutcome {
-                        index,
-                        result: Err(error.clone()),
-                    };
-                    let outcomes = left.into_iter().map(outcome).collect();
-                    self.deliver(&name(text), |sequence| WorkerReport::Results {
-                        sequence,
-                        lease,
-                        outcomes,
-                    });
-                }
-                Task::Rank { held, .. } => {
-                    let event = RankEvent::Failed(error.clone());
-                    self.deliver(&name(text), |sequence| WorkerReport::Rank {
-                        sequence,
-                        held,
-                        event,
-                    });
-                }
+        match dead {
+            Some(Task::Items { lease, left, .. }) => {
+                let causes = std::iter::once(FailureCause::Failed)
+                    .chain(std::iter::repeat(FailureCause::Lost));
+                let outcome = |((index, _), cause)| ItemOutcome {
+                    index,
+                    result: Err(error(cause)),
+                };
+                let outcomes = left.into_iter().zip(causes).map(outcome).collect();
+                self.deliver(&name(text), |sequence| WorkerReport::Results {
+                    sequence,
+                    lease,
+                    outcomes,
+                });
             }
+            Some(Task::Rank { held, .. }) => {
+                let event = RankEvent::Failed(error(FailureCause::Failed));
+                self.deliver(&name(text), |sequence| WorkerReport::Rank {
+                    sequence,
+                    held,
+                    event,
+                });
+            }
+            None => {}
         }
-        let executors = vec![1_000 + incarnation as u32 + self.now.mono_ms as u32; 1];
-        self.feed(Event::Report {
-            connection,
-            report: WorkerReport::Heartbeat { executors },
-        });
+        let now_ms = self.now.mono_ms;
+        let executors = vec![1_000 + incarnation as u32 + now_ms as u32; 1];
+        self.say(text, WorkerReport::Heartbeat { executors });
+        let worker = self.workers.get_mut(&name(text)).unwrap();
+        worker.slots[slot as usize].start(now_ms, &worker.spec);
+    }
+
+    /// A report that may be lost: it is, without a connection.
+    pub fn say(&mut self, text: &str, report: WorkerReport) {
+        let worker = self.workers.get_mut(&name(text)).unwrap();
+        match worker.connection {
+            Some(_) if worker.is_mute => worker.held_back.push(report),
+            Some(connection) => self.feed(Event::Report { connection, report }),
+            None => {}
+        }
+    }
+
+    /// The connection of a worker breaks; it connects again at once.
+    pub fn reconnect(&mut self, text: &str) {
+        let worker = self.workers.get_mut(&name(text)).unwrap();
+        let connection = worker.connection.take().unwrap();
+        let reason = "made up".to_owned();
+        self.feed(Event::Disconnected { connection, reason });
+        self.connect(&name(text));
+    }
+
+    /// The item that a slot of a worker runs.
+    pub fn item(&self, text: &str, slot: u32) -> Option<ItemIndex> {
+        match self.workers[&name(text)].slots[slot as usize].queue.front() {
+            Some(Task::Items { left, .. }) => left.front().map(|(index, _)| *index),
+            _ => None,
+        }
+    }
+
+    /// What a slot of a worker runs.
+    pub fn running(&self, text: &str, slot: u32) -> Option<Ran> {
+        let slot = &self.workers[&name(text)].slots[slot as usize];
+        slot.queue.front().map(Task::ran)
     }
 
     /// A rank sees that a peer is gone and stops.
@@ -336,7 +380,7 @@ impl Sim {
         slot.is_running = false;
         let event = RankEvent::Failed(WorkError {
             message: "a peer is gone".to_owned(),
-            can_retry: true,
+            cause: FailureCause::Lost,
         });
         self.deliver(&name(text), |sequence| WorkerReport::Rank {
             sequence,
@@ -607,6 +651,17 @@ fn leader(state: State, seed: u64) -> Leader {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     Leader::new(config, state, Secrets::new(bytes))
+}
+
+/// The end of an executor.
+pub(crate) fn exited(slot: u32, ran: Option<Ran>) -> WorkerReport {
+    WorkerReport::ExecutorExited {
+        slot: SlotIndex(slot),
+        process: 100,
+        status: "signal 9".to_owned(),
+        last_lines: String::new(),
+        ran,
+    }
 }
 
 enum Done {

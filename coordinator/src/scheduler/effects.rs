@@ -24,14 +24,16 @@ impl Scheduler {
             }
             Effect::ItemsRetried { job, demand, items } => {
                 if let Some(map) = self.maps.get_mut(&(*job, *demand)) {
-                    let is_free = |item: &&ItemIndex| !map.holders.contains_key(item);
-                    let free: Vec<ItemIndex> = items.iter().filter(is_free).copied().collect();
-                    map.pending.extend(free);
+                    for &item in items {
+                        if !map.holders.contains_key(&item) {
+                            map.put_back(item, context.now.mono_ms);
+                        }
+                    }
                 }
             }
             Effect::ClassAssigned { job } => self.class_assigned(context, *job),
             Effect::RosterCommitted { job, demand } => self.start_roster(context, *job, *demand),
-            Effect::RosterBroken { job, demand, .. } => {
+            Effect::RosterBroken { job, demand } => {
                 self.stop_ranks(*job, *demand);
                 self.wait_again(context, *job, *demand);
             }
@@ -108,7 +110,8 @@ impl Scheduler {
         let mut done = BTreeSet::new();
         for item in items {
             map.reported.remove(item);
-            map.pending.remove(item);
+            map.take_out(*item);
+            map.failed.remove(item);
             for key in map.holders.remove(item).unwrap_or_default() {
                 if let Some(running) = self.leases.get_mut(&key) {
                     running.open.remove(item);

@@ -1,10 +1,11 @@
 //! Why something waits, in sentences.
 
-use super::{Context, Now, Scheduler, Use};
+use super::maps::MapWork;
+use super::{Context, Now, Scheduler, Use, Worker};
 use crate::state::{DemandState, GangState, Job, Phase, State};
 use evoring_protocol::numerics::NumericsClass;
-use evoring_protocol::{DemandId, JobId};
-use std::collections::BTreeMap;
+use evoring_protocol::{DemandId, JobId, WorkerId};
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Scheduler {
     /// Why a job waits, or what it does; empty for an unknown job.
@@ -39,6 +40,7 @@ impl Scheduler {
         if self.workers.connected().next().is_none() {
             sentences.push("no worker is connected".to_owned());
         }
+        sentences.extend(self.quarantined(now));
         if let Some(sentence) = self.other_classes(job) {
             sentences.push(sentence);
         }
@@ -82,6 +84,22 @@ impl Scheduler {
         } else {
             Some(format!("needs {needed} slots, {total} present"))
         }
+    }
+
+    fn quarantined(&self, now: Now) -> Option<String> {
+        let resting = |(name, worker): (&WorkerId, &Worker)| {
+            let until_ms = worker.failures.quarantined_until_ms?;
+            let left_ms = until_ms.saturating_sub(now.mono_ms);
+            Some(format!("{name} (for {left_ms} ms more)"))
+        };
+        let workers: Vec<String> = self.workers.connected().filter_map(resting).collect();
+        (!workers.is_empty()).then(|| {
+            format!(
+                "not used for a while, because work failed there {} times in a row and more: {}; `evoring logs JOB` says why",
+                super::table::FAILURES_IN_ROW,
+                workers.join(", ")
+            )
+        })
     }
 
     fn other_classes(&self, job: &Job) -> Option<String> {
@@ -144,7 +162,7 @@ impl Scheduler {
         };
         let hosts: Vec<_> = classes
             .iter()
-            .flat_map(|class| self.host_slots(class, 0))
+            .flat_map(|class| self.host_slots(class, 0, &BTreeSet::new()))
             .collect();
         let idle = hosts
             .iter()
@@ -165,10 +183,7 @@ impl Scheduler {
         let what = format!("map {demand} ({}, {})", wanted.stage, wanted.title);
         let total = wanted.map().map_or(0, |map| map.items.len());
         let open = wanted.map().map_or(0, |map| map.open as usize);
-        let pending = self
-            .maps
-            .get(&(id, demand))
-            .map_or(0, |work| work.pending.len());
+        let pending = self.maps.get(&(id, demand)).map_or(0, MapWork::waiting);
         let leases = self
             .leases
             .values()

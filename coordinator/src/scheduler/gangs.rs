@@ -3,7 +3,7 @@
 use super::{Action, Context, Scheduler, Use};
 use crate::state::{Command, GangState};
 use evoring_protocol::numerics::NumericsClass;
-use evoring_protocol::work::{Checkpoint, HeldRank, Member, TrainingProgress};
+use evoring_protocol::work::{Checkpoint, FailureCause, HeldRank, Member, TrainingProgress};
 use evoring_protocol::worker::WorkerCommand;
 use evoring_protocol::{DemandId, JobId, Rank, RosterNumber, SlotIndex, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +30,12 @@ pub(super) struct GangWork {
     pub is_puzzling: bool,
     /// Only workers that were heard since this moment get its ranks: the dead one is not among them.
     pub heard_since_ms: u64,
+    /// Its work failed: it waits until this monotonic time.
+    pub not_before_ms: u64,
+    /// The last roster of which a rank said that its work failed.
+    pub blamed: RosterNumber,
+    /// Workers on which its work failed since its newest checkpoint.
+    pub failed_on: BTreeSet<WorkerId>,
     /// Where its training stands.
     pub progress: Option<TrainingProgress>,
 }
@@ -42,6 +48,9 @@ impl GangWork {
             is_breaking: false,
             is_puzzling: false,
             heard_since_ms: 0,
+            not_before_ms: 0,
+            blamed: RosterNumber(0),
+            failed_on: BTreeSet::new(),
             progress: None,
         }
     }
@@ -54,8 +63,6 @@ pub(super) struct HostSlots {
     pub idle: Vec<(WorkerId, SlotIndex)>,
     /// All but those that other gangs hold and those that are reserved.
     pub usable: u32,
-    /// All of connected workers.
-    pub present: u32,
 }
 
 /// What can be done for a waiting gang.
@@ -74,7 +81,7 @@ impl Scheduler {
         let mut waiting: Vec<(u64, (JobId, DemandId))> = self
             .gangs
             .iter()
-            .filter(|(_, gang)| !gang.is_proposed)
+            .filter(|(_, gang)| !gang.is_proposed && gang.not_before_ms <= context.now.mono_ms)
             .filter_map(|(&key, _)| {
                 let demand = context.state.demand(key.0, key.1)?;
                 demand
@@ -127,7 +134,7 @@ impl Scheduler {
             .map(|(_, worker)| worker.numerics.clone())
             .collect();
         let largest = |class: &NumericsClass| {
-            self.host_slots(class, 0)
+            self.host_slots(class, 0, &BTreeSet::new())
                 .values()
                 .map(|host| host.usable)
                 .max()
@@ -161,7 +168,17 @@ impl Scheduler {
             return;
         };
         let waited_ms = context.now.mono_ms.saturating_sub(work.waiting_since_ms);
-        match self.placement(gang, class, siblings, waited_ms, work.heard_since_ms) {
+        let place = |avoided: &BTreeSet<WorkerId>| {
+            let heard_since_ms = work.heard_since_ms;
+            let hosts = self.host_slots(class, heard_since_ms, avoided);
+            placement(gang, &hosts, siblings, waited_ms)
+        };
+        let placement = match place(&work.failed_on) {
+            // Better where it failed than nowhere.
+            Placement::Never if !work.failed_on.is_empty() => place(&BTreeSet::new()),
+            placement => placement,
+        };
+        match placement {
             Placement::Now(members) => {
                 for member in &members {
                     self.workers
@@ -183,56 +200,26 @@ impl Scheduler {
         }
     }
 
-    fn placement(
-        &self,
-        gang: &GangState,
-        class: &NumericsClass,
-        siblings: u32,
-        waited_ms: u64,
-        heard_since_ms: u64,
-    ) -> Placement {
-        let hosts = self.host_slots(class, heard_since_ms);
-        let best = hosts
-            .iter()
-            .max_by_key(|(_, slots)| (slots.usable.min(gang.max), slots.idle.len()));
-        let Some((host, slots)) = best.filter(|(_, slots)| slots.usable >= gang.min) else {
-            return Placement::Never;
-        };
-        // Gangs of one job that wait together run side by side.
-        let target = (slots.usable / siblings.max(1)).clamp(gang.min, gang.max);
-        let idle = slots.idle.len() as u32;
-        let take = if idle >= target {
-            target
-        } else if idle >= gang.min && waited_ms >= SETTLE_MS {
-            idle
-        } else {
-            return Placement::Soon(host.clone(), target);
-        };
-        let member = |(worker, slot): &(WorkerId, SlotIndex)| Member {
-            worker: worker.clone(),
-            slot: *slot,
-        };
-        Placement::Now(slots.idle.iter().take(take as usize).map(member).collect())
-    }
-
-    /// Slots of a class by host, less what is reserved; idle ones of workers that were not heard since
-    /// a moment are usable, but not yet.
+    /// Slots of a class by host, less what is reserved and those of avoided workers; idle ones of
+    /// workers that are in quarantine or were not heard since a moment are usable, but not yet.
     pub(super) fn host_slots(
         &self,
         class: &NumericsClass,
         heard_since_ms: u64,
+        avoided: &BTreeSet<WorkerId>,
     ) -> BTreeMap<String, HostSlots> {
         let mut hosts: BTreeMap<String, HostSlots> = BTreeMap::new();
         for (name, worker) in self
             .workers
             .connected()
-            .filter(|(_, worker)| worker.numerics == *class)
+            .filter(|(name, worker)| worker.numerics == *class && !avoided.contains(*name))
         {
+            let is_ready =
+                worker.heard_ms >= heard_since_ms && worker.failures.quarantined_until_ms.is_none();
             let host = hosts.entry(worker.host.clone()).or_default();
             for (slot, index) in worker.slots.iter().zip(0u32..) {
-                host.present += 1;
                 match slot.does {
-                    Use::Idle if worker.heard_ms < heard_since_ms => host.usable += 1,
+                    Use::Idle if !is_ready => host.usable += 1,
                     Use::Idle => {
                         host.usable += 1;
                         host.idle.push((name.clone(), SlotIndex(index)));
@@ -274,7 +261,7 @@ impl Scheduler {
         if let Some(absent) = roster.members.iter().find(|member| !is_ready(member)) {
             let reason = format!("worker {} was lost before the gang started", absent.worker);
             self.free_promised(job, demand);
-            self.void(job, demand, roster.number, reason, true);
+            self.void(job, demand, roster.number, reason, Some(FailureCause::Lost));
             return;
         }
         let assignment = state.assignment(job, demand);
@@ -328,6 +315,9 @@ impl Scheduler {
             *work = GangWork {
                 progress: work.progress.take(),
                 heard_since_ms: if work.is_puzzling { now_ms } else { 0 },
+                not_before_ms: work.not_before_ms,
+                blamed: work.blamed,
+                failed_on: std::mem::take(&mut work.failed_on),
                 ..GangWork::waiting(now_ms)
             };
         }
@@ -340,7 +330,7 @@ impl Scheduler {
         demand: DemandId,
         number: RosterNumber,
         reason: String,
-        is_failure: bool,
+        cause: Option<FailureCause>,
     ) {
         let Some(work) = self.gangs.get_mut(&(job, demand)) else {
             return;
@@ -352,7 +342,7 @@ impl Scheduler {
                 demand,
                 number,
                 reason,
-                is_failure,
+                cause,
             });
         }
     }
@@ -360,15 +350,31 @@ impl Scheduler {
     /// Stops what still runs of a gang (`SCHED-5`).
     pub(super) fn stop_ranks(&mut self, job: JobId, demand: DemandId) {
         self.free_promised(job, demand);
-        let is_of_gang = |does: &Use| matches!(does, Use::Rank(held) if (held.job, held.demand) == (job, demand));
+        let is_of_gang = |does: &Use| match does {
+            Use::Rank(held)
+            | Use::Restarting {
+                ran: Some(held), ..
+            } => (held.job, held.demand) == (job, demand),
+            _ => false,
+        };
         for (name, slot) in self.slots_that(is_of_gang) {
-            let Some(Use::Rank(held)) =
-                self.workers.slot(&name, slot).map(|slot| slot.does.clone())
-            else {
-                continue;
+            let (next, held) = match self.workers.slot(&name, slot).map(|slot| slot.does.clone()) {
+                // The agent ends the rank before it starts what comes next on this slot.
+                Some(Use::Rank(held)) => (Use::Idle, held),
+                // It may have kept the rank for its next executor.
+                Some(Use::Restarting {
+                    until_ms,
+                    ran: Some(held),
+                }) => (
+                    Use::Restarting {
+                        until_ms,
+                        ran: None,
+                    },
+                    held,
+                ),
+                _ => continue,
             };
-            // The agent ends the rank before it starts what comes next on this slot.
-            self.workers.set(&name, slot, Use::Idle);
+            self.workers.set(&name, slot, next);
             if let Some(connection) = self.workers.connection(&name) {
                 self.send(connection, WorkerCommand::StopRank { held });
             }
@@ -377,6 +383,10 @@ impl Scheduler {
 
     /// A checkpoint is the moment at which a gang can take more slots and lose nothing.
     pub(super) fn grow(&mut self, context: Context<'_>, job: JobId, demand: DemandId) {
+        if let Some(work) = self.gangs.get_mut(&(job, demand)) {
+            // Where it failed before, it may come this far next time.
+            work.failed_on.clear();
+        }
         let Some(gang) = context
             .state
             .demand(job, demand)
@@ -404,7 +414,7 @@ impl Scheduler {
                 progress.steps == 0 || step.0 as f64 > GROWS_UNTIL * progress.steps as f64
             });
         let others_wait =
-            self.maps.values().any(|map| !map.pending.is_empty()) || !self.reserved.is_empty();
+            self.maps.values().any(|map| map.waiting() > 0) || !self.reserved.is_empty();
         if size >= gang.max || is_late || others_wait || self.in_grace {
             return;
         }
@@ -413,7 +423,7 @@ impl Scheduler {
             .first()
             .and_then(|member| self.workers.by_name(&member.worker))
             .map(|worker| &worker.host);
-        let hosts = self.host_slots(&class, 0);
+        let hosts = self.host_slots(&class, 0, &BTreeSet::new());
         let idle = host
             .and_then(|host| hosts.get(host))
             .map_or(0, |slots| slots.idle.len() as u32);
@@ -422,7 +432,37 @@ impl Scheduler {
             let reason = format!(
                 "the gang grows from {size} to {more} ranks at its checkpoint of step {step}"
             );
-            self.void(job, demand, roster.number, reason, false);
+            self.void(job, demand, roster.number, reason, None);
         }
     }
+}
+
+/// What can be done for a gang on these hosts.
+fn placement(
+    gang: &GangState,
+    hosts: &BTreeMap<String, HostSlots>,
+    siblings: u32,
+    waited_ms: u64,
+) -> Placement {
+    let best = hosts
+        .iter()
+        .max_by_key(|(_, slots)| (slots.usable.min(gang.max), slots.idle.len()));
+    let Some((host, slots)) = best.filter(|(_, slots)| slots.usable >= gang.min) else {
+        return Placement::Never;
+    };
+    // Gangs of one job that wait together run side by side.
+    let target = (slots.usable / siblings.max(1)).clamp(gang.min, gang.max);
+    let idle = slots.idle.len() as u32;
+    let take = if idle >= target {
+        target
+    } else if idle >= gang.min && waited_ms >= SETTLE_MS {
+        idle
+    } else {
+        return Placement::Soon(host.clone(), target);
+    };
+    let member = |(worker, slot): &(WorkerId, SlotIndex)| Member {
+        worker: worker.clone(),
+        slot: *slot,
+    };
+    Placement::Now(slots.idle.iter().take(take as usize).map(member).collect())
 }

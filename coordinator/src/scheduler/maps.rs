@@ -1,10 +1,11 @@
 //! Items go to slots in batches, and what is lost comes back.
 
-use super::{Context, Scheduler, Use, mac};
+use super::retries::FailedItem;
+use super::{Context, Now, Scheduler, Use, mac};
 use crate::state::{Command, ItemReport};
 use evoring_protocol::event::EventKind;
 use evoring_protocol::numerics::NumericsClass;
-use evoring_protocol::work::{Kernel, Lease, LeasedItem, WorkError};
+use evoring_protocol::work::{FailureCause, Kernel, Lease, LeasedItem, WorkError};
 use evoring_protocol::worker::WorkerCommand;
 use evoring_protocol::{DemandId, ItemIndex, JobId, SlotIndex, Term, WorkerId, limits};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +15,11 @@ const BATCH_MS: f64 = 200.0;
 /// Towards a map's end batches shrink so that all slots finish together, down to this.
 const SMALLEST_BATCH_MS: f64 = 25.0;
 /// Items of one lease.
-const BATCH_ITEMS: usize = 4_096;
+const BATCH_ITEMS: usize = limits::LEASE_ITEMS;
 /// Bytes of items in one lease, below the frame's limit with its payload and overhead.
 const BATCH_BYTES: usize = limits::WORKER_COMMAND_BYTES / 2;
+/// Pending items that are looked at for one lease: some may have to wait for another worker.
+const SEEN_ITEMS: usize = 4 * BATCH_ITEMS;
 /// First batch of a map whose items' time is unknown: at most this many items.
 const FIRST_BATCH_ITEMS: usize = 8;
 /// Weight of the newest measurement of an item's time.
@@ -32,6 +35,9 @@ const SLOW_UNKNOWN_MS: f64 = 60_000.0;
 /// A lease expires after this many times the expected time, within these bounds.
 const EXPIRY: f64 = 20.0;
 const EXPIRY_MS: std::ops::RangeInclusive<f64> = 60_000.0..=900_000.0;
+/// A lease of items that were tried before may take twice as long for each earlier attempt, up to
+/// this many doublings: what never fits into a lease must not expire for ever.
+const EXPIRY_DOUBLINGS: u32 = 8;
 
 /// Soft state of a map.
 #[derive(Debug)]
@@ -40,6 +46,10 @@ pub(super) struct MapWork {
     pub kernel: Kernel,
     /// Items that no slot runs.
     pub pending: BTreeSet<ItemIndex>,
+    /// Items that no slot runs and that failed a moment ago, by the time when they are pending again.
+    pub delayed: BTreeSet<(u64, ItemIndex)>,
+    /// Items that failed and have no result yet.
+    pub failed: BTreeMap<ItemIndex, FailedItem>,
     /// Number of leases that run.
     pub running: usize,
     /// Leases that run an item.
@@ -48,6 +58,8 @@ pub(super) struct MapWork {
     pub reported: BTreeSet<ItemIndex>,
     /// Measured time of one item; begins with that of the job's last map of the same kernel.
     pub item_ms: Option<f64>,
+    /// The longest that was measured.
+    pub largest_ms: f64,
 }
 
 /// A lease that some slot runs.
@@ -61,14 +73,15 @@ pub(super) struct Running {
     pub open: BTreeSet<ItemIndex>,
     /// Monotonic time of the grant.
     pub granted_ms: u64,
-    /// Monotonic time of the grant or of the last report.
-    pub measured_ms: u64,
+    /// Monotonic time of the grant or of the last report; not known of a lease that another leader
+    /// granted, before its first report.
+    pub measured_ms: Option<u64>,
     /// Items of the lease.
     pub items: usize,
     /// Monotonic time of its expiry.
     pub expires_ms: u64,
-    /// It was run a second time, or is itself a second run.
-    pub has_copy: bool,
+    /// The lease that runs the same items, if this one was slow or is itself a second run.
+    pub twin: Option<(Term, u64)>,
 }
 
 impl MapWork {
@@ -77,10 +90,13 @@ impl MapWork {
         Self {
             kernel,
             pending,
+            delayed: BTreeSet::new(),
+            failed: BTreeMap::new(),
             running: 0,
             holders: BTreeMap::new(),
             reported: BTreeSet::new(),
             item_ms,
+            largest_ms: 0.0,
         }
     }
 }
@@ -96,9 +112,23 @@ impl Running {
             items: open.len(),
             open,
             granted_ms: now_ms,
-            measured_ms: now_ms,
+            measured_ms: Some(now_ms),
             expires_ms: now_ms + left_ms,
-            has_copy: false,
+            twin: None,
+        }
+    }
+
+    /// A lease that an earlier leader granted and a slot still runs.
+    pub(super) fn taken_up(lease: &Lease, open: BTreeSet<ItemIndex>, now: Now) -> Self {
+        let left_ms = lease.expiry_ms.saturating_sub(now.wall_ms);
+        Self {
+            measured_ms: None,
+            ..Self::new(
+                lease,
+                open,
+                now.mono_ms,
+                left_ms.max(*EXPIRY_MS.start() as u64),
+            )
         }
     }
 }
@@ -111,7 +141,7 @@ impl Scheduler {
     pub(super) fn note_lease(&mut self, key: (Term, u64), running: Running) {
         if let Some(map) = self.maps.get_mut(&(running.job, running.demand)) {
             for &item in &running.open {
-                map.pending.remove(&item);
+                map.take_out(item);
                 let holders = map.holders.entry(item).or_default();
                 if !holders.contains(&key) {
                     holders.push(key);
@@ -140,18 +170,31 @@ impl Scheduler {
                 }
             }
         }
+        // The other run goes on alone, and may be run a second time again.
+        if let Some(twin) = running.twin.and_then(|twin| self.leases.get_mut(&twin))
+            && twin.twin == Some(key)
+        {
+            twin.twin = None;
+        }
         self.workers
             .free(&running.worker, running.slot, &Use::Lease(key.0, key.1));
         Some(running)
     }
 
-    /// A lease will not be delivered: items that nobody else runs get a new attempt.
-    pub(super) fn lose_lease(&mut self, context: Context<'_>, key: (Term, u64), reason: &str) {
+    /// A lease will not be delivered: items that nobody else runs get a new attempt. `cause` is that
+    /// of the item that ran; those behind it were lost with it.
+    pub(super) fn lose_lease(
+        &mut self,
+        context: Context<'_>,
+        key: (Term, u64),
+        reason: &str,
+        cause: FailureCause,
+    ) {
         let Some(running) = self.drop_lease(key) else {
             return;
         };
         let (job, demand) = (running.job, running.demand);
-        let Some(work) = self.maps.get(&(job, demand)) else {
+        let Some(work) = self.maps.get_mut(&(job, demand)) else {
             return;
         };
         let Some(map) = context
@@ -161,22 +204,26 @@ impl Scheduler {
         else {
             return;
         };
-        let error = WorkError {
-            message: reason.to_owned(),
-            can_retry: true,
-        };
-        let outcomes: Vec<ItemReport> = running
-            .open
-            .iter()
-            .filter(|item| !work.holders.contains_key(item) && !work.reported.contains(item))
-            .filter_map(|&index| {
-                Some(ItemReport {
-                    index,
-                    attempt: map.attempt(index)?,
-                    outcome: Err(error.clone()),
-                })
-            })
-            .collect();
+        let mut outcomes = Vec::new();
+        let causes = std::iter::once(cause).chain(std::iter::repeat(FailureCause::Lost));
+        for (&index, cause) in running.open.iter().zip(causes) {
+            let Some(tries) = map.tries(index) else {
+                continue;
+            };
+            if work.holders.contains_key(&index) || work.reported.contains(&index) {
+                continue;
+            }
+            if cause == FailureCause::Failed {
+                let now_ms = context.now.mono_ms;
+                work.item_failed(index, &running.worker, tries.failures + 1, now_ms);
+            }
+            let message = reason.to_owned();
+            outcomes.push(ItemReport {
+                index,
+                attempt: tries.attempt,
+                outcome: Err(WorkError { message, cause }),
+            });
+        }
         if !outcomes.is_empty() {
             self.propose(Command::Record {
                 job,
@@ -213,7 +260,7 @@ impl Scheduler {
                     },
                 );
             }
-            self.lose_lease(context, key, &reason);
+            self.lose_lease(context, key, &reason, FailureCause::Lost);
         }
     }
 
@@ -233,10 +280,17 @@ impl Scheduler {
             let Some(class) = self.class_of(context, key.0) else {
                 continue;
             };
-            while let Some(place) = self.unreserved_slot(&class) {
-                if !self.grant_pending(context, key, &class, place) {
+            // Slots of workers on which all that is pending has failed are passed over.
+            let mut passed = 0;
+            while let Some(place) = self.unreserved_slot(&class, passed) {
+                if self.grant_pending(context, key, &class, place) {
+                    continue;
+                }
+                let has_failed = |map: &MapWork| !map.pending.is_empty() && !map.failed.is_empty();
+                if !self.maps.get(&key).is_some_and(has_failed) {
                     break;
                 }
+                passed += 1;
             }
         }
     }
@@ -266,8 +320,8 @@ impl Scheduler {
         })
     }
 
-    fn unreserved_slot(&self, class: &NumericsClass) -> Option<Place> {
-        self.unreserved_slots(class).next().cloned()
+    fn unreserved_slot(&self, class: &NumericsClass, passed: usize) -> Option<Place> {
+        self.unreserved_slots(class).nth(passed).cloned()
     }
 
     fn unreserved_count(&self, class: &NumericsClass) -> usize {
@@ -285,7 +339,7 @@ impl Scheduler {
         place: Place,
     ) -> bool {
         let idle = self.unreserved_count(class);
-        let Some(work) = self.maps.get_mut(&key) else {
+        let Some(work) = self.maps.get(&key) else {
             return false;
         };
         let count = batch_size(work.pending.len(), idle + work.running, work.item_ms);
@@ -296,104 +350,134 @@ impl Scheduler {
         else {
             return false;
         };
-        let mut items = Vec::new();
+        let (mut items, mut done) = (Vec::new(), Vec::new());
         let mut bytes = 0;
-        while items.len() < count.min(BATCH_ITEMS) {
-            let Some(&item) = work.pending.first() else {
-                break;
-            };
+        for &item in work.pending.iter().take(SEEN_ITEMS) {
             let size = map.items.get(item.0 as usize).map_or(0, Vec::len);
-            if !items.is_empty() && bytes + size > BATCH_BYTES {
+            if items.len() >= count.min(BATCH_ITEMS)
+                || !items.is_empty() && bytes + size > BATCH_BYTES
+            {
                 break;
             }
-            bytes += size;
-            work.pending.pop_first();
-            if map.attempt(item).is_some() {
+            if map.attempt(item).is_none() {
+                done.push(item);
+            } else if !self.keeps_away(work, item, &place.0, class) {
+                bytes += size;
                 items.push(item);
             }
         }
-        !items.is_empty() && self.grant(context, key, items, place, false)
+        if let Some(work) = self.maps.get_mut(&key) {
+            done.iter().for_each(|&item| work.take_out(item));
+        }
+        !items.is_empty() && self.grant(context, key, items, place, None)
     }
 
     /// How long a lease of so many items may take before they go to others.
     fn expiry_ms(&self, map: (JobId, DemandId), items: usize) -> u64 {
-        let item_ms = self.maps.get(&map).and_then(|work| work.item_ms);
-        let expiry_ms = item_ms.map_or(*EXPIRY_MS.end(), |item_ms| {
-            (EXPIRY * item_ms * items as f64).clamp(*EXPIRY_MS.start(), *EXPIRY_MS.end())
-        });
+        let work = self.maps.get(&map);
+        let largest_ms = work.map_or(0.0, |work| work.largest_ms);
+        let longest_ms = EXPIRY_MS.end().max(EXPIRY * largest_ms);
+        let expiry_ms = work
+            .and_then(|work| work.item_ms)
+            .map_or(longest_ms, |item_ms| {
+                (EXPIRY * item_ms * items as f64).clamp(*EXPIRY_MS.start(), longest_ms)
+            });
         expiry_ms as u64
     }
 
-    /// Grants items to a slot.
+    /// A holder that reports gets more time for the rest.
+    pub(super) fn extend_lease(&mut self, key: (Term, u64), now_ms: u64) {
+        let Some(running) = self.leases.get(&key) else {
+            return;
+        };
+        let expiry_ms = self.expiry_ms((running.job, running.demand), running.open.len());
+        if let Some(running) = self.leases.get_mut(&key) {
+            running.expires_ms = running.expires_ms.max(now_ms + expiry_ms);
+        }
+    }
+
+    /// Grants items to a slot, as a second run of `twin` perhaps.
     fn grant(
         &mut self,
         context: Context<'_>,
         (job, demand): (JobId, DemandId),
         items: Vec<ItemIndex>,
         (worker, slot): Place,
-        is_copy: bool,
+        twin: Option<(Term, u64)>,
     ) -> bool {
-        let Some(state) = context.state.demand(job, demand) else {
-            return false;
-        };
-        let (Some(map), Some(key)) = (state.map(), context.state.lease_key()) else {
-            return false;
-        };
         let Some(connection) = self.workers.connection(&worker) else {
             return false;
         };
-        let expiry_ms = self.expiry_ms((job, demand), items.len());
-        let number = self.next_lease;
-        self.next_lease += 1;
-        let leased = |&index: &ItemIndex| {
-            Some(LeasedItem {
-                index,
-                attempt: map.attempt(index)?,
-            })
+        let Some(state) = context.state.demand(job, demand) else {
+            return false;
         };
-        let lease = Lease {
-            job,
-            demand,
-            items: items.iter().filter_map(leased).collect(),
-            worker: worker.clone(),
-            slot,
-            term: self.term,
-            number,
-            expiry_ms: context.now.wall_ms + expiry_ms,
-            mac: [0; 32],
+        let place = (worker, slot);
+        let Some((lease, running)) = self.new_lease(context, (job, demand), &items, place) else {
+            return false;
         };
-        let lease = mac::sign(key, lease);
-        let payloads = lease
-            .items
-            .iter()
-            .filter_map(|item| map.items.get(item.index.0 as usize).cloned())
-            .collect::<Vec<_>>();
-        let open = items.into_iter().collect();
-        let running = Running {
-            has_copy: is_copy,
-            ..Running::new(&lease, open, context.now.mono_ms, expiry_ms)
-        };
+        let key = (lease.term, lease.number);
+        let does = Use::Lease(lease.term, lease.number);
+        self.workers.set(&lease.worker, slot, does);
+        self.note_lease(key, Running { twin, ..running });
+        if let Some(twin) = twin.and_then(|twin| self.leases.get_mut(&twin)) {
+            twin.twin = Some(key);
+        }
+        let granted = lease.items.iter().map(|item| (item.index, item.attempt));
         self.event(EventKind::LeaseGranted {
             job,
             demand,
             stage: state.stage.clone(),
-            worker: worker.clone(),
+            worker: lease.worker.clone(),
             slot,
-            items: running.open.len() as u32,
+            items: granted.collect(),
+            is_copy: twin.is_some(),
         });
-        self.workers
-            .set(&worker, slot, Use::Lease(self.term, number));
-        self.note_lease((self.term, number), running);
-        let assignment = state.assignment(job, demand);
-        self.send(
-            connection,
-            WorkerCommand::Grant {
-                lease,
-                assignment,
-                items: payloads,
-            },
-        );
+        let payloads = state.map().map_or(&[][..], |map| &map.items);
+        let items = lease.items.iter();
+        let items = items.filter_map(|item| payloads.get(item.index.0 as usize).cloned());
+        let command = WorkerCommand::Grant {
+            items: items.collect(),
+            assignment: state.assignment(job, demand),
+            lease,
+        };
+        self.send(connection, command);
         true
+    }
+
+    /// A signed lease with the next number.
+    fn new_lease(
+        &mut self,
+        context: Context<'_>,
+        (job, demand): (JobId, DemandId),
+        items: &[ItemIndex],
+        (worker, slot): Place,
+    ) -> Option<(Lease, Running)> {
+        let map = context.state.demand(job, demand)?.map()?;
+        let secret = context.state.lease_key()?;
+        let leased = |&index: &ItemIndex| {
+            let attempt = map.attempt(index)?;
+            Some(LeasedItem { index, attempt })
+        };
+        let leased: Vec<LeasedItem> = items.iter().filter_map(leased).collect();
+        let attempts = leased.iter().map(|item| item.attempt.0).max()?;
+        let doublings = (attempts - 1).min(EXPIRY_DOUBLINGS);
+        let left_ms = self.expiry_ms((job, demand), items.len()) << doublings;
+        let number = self.next_lease;
+        self.next_lease += 1;
+        let lease = Lease {
+            job,
+            demand,
+            items: leased,
+            worker,
+            slot,
+            term: self.term,
+            number,
+            expiry_ms: context.now.wall_ms + left_ms,
+            mac: [0; 32],
+        };
+        let open = lease.items.iter().map(|item| item.index).collect();
+        let running = Running::new(&lease, open, context.now.mono_ms, left_ms);
+        Some((mac::sign(secret, lease), running))
     }
 
     /// Runs slow leases a second time on slots that have nothing else to do.
@@ -405,7 +489,7 @@ impl Scheduler {
         let mut slow: Vec<(u64, (Term, u64))> = self
             .leases
             .iter()
-            .filter(|(_, lease)| !lease.has_copy && self.is_slow(lease, now_ms))
+            .filter(|(_, lease)| lease.twin.is_none() && self.is_slow(lease, now_ms))
             .map(|(&key, lease)| (lease.granted_ms, key))
             .collect();
         slow.sort_unstable();
@@ -426,11 +510,7 @@ impl Scheduler {
             let Some(place) = place.cloned() else {
                 continue;
             };
-            if self.grant(context, map_key, items, place, true)
-                && let Some(running) = self.leases.get_mut(&key)
-            {
-                running.has_copy = true;
-            }
+            self.grant(context, map_key, items, place, Some(key));
         }
     }
 
@@ -446,18 +526,22 @@ impl Scheduler {
         elapsed_ms > limit_ms
     }
 
-    /// Learns an item's time from a report.
-    pub(super) fn measure(&mut self, key: (Term, u64), reported: usize, now_ms: u64) {
+    /// Learns an item's time from a report of so many results and so many failures. Failures are no
+    /// work done, and how long they took says nothing about the results beside them.
+    pub(super) fn measure(&mut self, key: (Term, u64), results: usize, failed: usize, now_ms: u64) {
         let Some(running) = self.leases.get_mut(&key) else {
             return;
         };
-        let elapsed_ms = now_ms.saturating_sub(running.measured_ms) as f64;
-        running.measured_ms = now_ms;
+        let Some(since_ms) = running.measured_ms.replace(now_ms) else {
+            return;
+        };
+        let elapsed_ms = now_ms.saturating_sub(since_ms) as f64;
         let Some(map) = self.maps.get_mut(&(running.job, running.demand)) else {
             return;
         };
-        if reported > 0 {
-            let item_ms = elapsed_ms / reported as f64;
+        if results > 0 && failed == 0 {
+            let item_ms = elapsed_ms / results as f64;
+            map.largest_ms = map.largest_ms.max(item_ms);
             let learnt = map.item_ms.map_or(item_ms, |old| {
                 old + NEWEST * (item_ms.min(OUTLIER * old) - old)
             });

@@ -10,6 +10,8 @@
 //!   when it changes nothing.
 //! - `SCHED-5`: a roster that lost a member is voided before any member gets other work.
 //! - `SCHED-6`: a gang's ranks share a host, because only the collective over shared memory exists.
+//! - `SCHED-7`: what failed waits a moment, and goes to another worker while one could take it; a
+//!   worker on which everything fails gets nothing for a while.
 
 mod effects;
 mod explain;
@@ -17,16 +19,17 @@ mod gangs;
 mod mac;
 mod maps;
 mod reports;
+mod retries;
 mod table;
 mod view;
 mod workers;
 
-pub use table::{Use, Worker};
+pub use table::{Failures, Use, Worker};
 
 use crate::state::{Command, Effect, State};
 use evoring_protocol::event::EventKind;
 use evoring_protocol::work::{Kernel, Member};
-use evoring_protocol::worker::{Hello, WorkerCommand, WorkerReport};
+use evoring_protocol::worker::{CONNECT_MS, Hello, RECONNECT_MS, WorkerCommand, WorkerReport};
 use evoring_protocol::{DemandId, JobId, RosterNumber, Term, WorkerId};
 use gangs::GangWork;
 use maps::{MapWork, Running};
@@ -37,10 +40,14 @@ use table::Workers;
 pub const HEARTBEAT_MS: u64 = 500;
 /// A worker that is silent for this long is lost.
 pub const LOST_MS: u64 = 2_000;
-/// After taking office, known workers have this long to come back before their work goes to others.
-pub const GRACE_MS: u64 = 3_000;
+/// After taking office, known workers have this long to come back before their work goes to others:
+/// an attempt that began too early to succeed, the pause after it, and a second for the next one.
+pub const GRACE_MS: u64 = CONNECT_MS + RECONNECT_MS + 1_000;
 /// The scheduler wants [`Event::Tick`] this often.
 pub const TICK_MS: u64 = 50;
+/// A tick that comes later than this after the last one says that this process stood still, and
+/// nothing about the workers.
+const LATE_TICK_MS: u64 = HEARTBEAT_MS;
 
 /// Names one connection of one worker; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -160,6 +167,7 @@ pub struct Scheduler {
     /// Slots of a host that wait for a gang: maps keep away from as many idle ones.
     reserved: BTreeMap<String, u32>,
     office_since_ms: u64,
+    ticked_ms: u64,
     in_grace: bool,
     is_writable: bool,
     gangs_tried_ms: u64,
@@ -184,6 +192,7 @@ impl Scheduler {
             classes_proposed: BTreeSet::new(),
             reserved: BTreeMap::new(),
             office_since_ms: now.mono_ms,
+            ticked_ms: now.mono_ms,
             in_grace: true,
             is_writable: true,
             gangs_tried_ms: 0,
@@ -220,9 +229,13 @@ impl Scheduler {
     }
 
     fn tick(&mut self, context: Context<'_>) {
-        let silent = self
-            .workers
-            .silent_since(context.now.mono_ms.saturating_sub(LOST_MS));
+        let now_ms = context.now.mono_ms;
+        // What workers said while this process stood still waits behind this tick.
+        if now_ms.saturating_sub(self.ticked_ms) > LATE_TICK_MS {
+            self.workers.all_heard(now_ms);
+        }
+        self.ticked_ms = now_ms;
+        let silent = self.workers.silent_since(now_ms.saturating_sub(LOST_MS));
         for connection in silent {
             let reason = format!("no sign of life for {LOST_MS} ms");
             self.out.push(Action::Close {
@@ -231,7 +244,11 @@ impl Scheduler {
             });
             self.disconnected(context, connection, &reason);
         }
-        self.workers.end_restarting(context.now.mono_ms);
+        self.workers.end_restarting(now_ms);
+        self.workers.end_quarantines(now_ms);
+        for map in self.maps.values_mut() {
+            map.end_delays(now_ms);
+        }
         self.expire_leases(context);
         if !self.in_grace && self.is_writable {
             self.place_copies(context);
@@ -254,6 +271,7 @@ impl Scheduler {
         {
             self.in_grace = false;
             self.void_absent(context);
+            self.tell_absent(context);
         }
     }
 

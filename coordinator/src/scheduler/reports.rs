@@ -1,15 +1,35 @@
 //! What workers report.
 
+use super::retries::delay_ms;
+use super::workers::is_current;
 use super::{Action, ConnectionId, Context, Scheduler, Use, mac};
 use crate::state::{Command, ItemReport};
 use evoring_protocol::event::EventKind;
-use evoring_protocol::work::{HeldRank, ItemOutcome, Lease, WorkError};
-use evoring_protocol::worker::{RankEvent, WorkerCommand, WorkerReport};
-use evoring_protocol::{SlotIndex, WorkerId, limits};
-use std::collections::BTreeSet;
+use evoring_protocol::work::{
+    FailureCause, HeldRank, ItemOutcome, Lease, TrainingProgress, WorkError,
+};
+use evoring_protocol::worker::{Ran, RankEvent, WorkerCommand, WorkerReport};
+use evoring_protocol::{Attempt, ItemIndex, SlotIndex, Term, WorkerId, limits};
+use std::collections::BTreeMap;
 
-/// Log lines that one report may bring.
-const LOG_LINES: usize = 1_000;
+/// What is known of an item when its holder reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Released {
+    /// The lease is not in the table, or not with this item.
+    Unknown,
+    /// Nobody else runs it.
+    Last,
+    /// Another lease runs it.
+    RunsElsewhere,
+}
+
+/// The end of an executor.
+struct Exit {
+    slot: SlotIndex,
+    process: u32,
+    status: String,
+    last_lines: String,
+}
 
 impl Scheduler {
     pub(super) fn report(
@@ -52,32 +72,38 @@ impl Scheduler {
             } => {
                 self.rank(context, connection, &name, sequence, held, event);
             }
-            WorkerReport::Progress { held, progress } => {
-                let is_current = self.holds(&name, &held);
-                if let Some(gang) = self
-                    .gangs
-                    .get_mut(&(held.job, held.demand))
-                    .filter(|_| is_current)
-                {
-                    gang.progress = Some(progress);
-                }
-            }
+            WorkerReport::Progress { held, progress } => self.progress(&name, &held, progress),
             WorkerReport::ExecutorExited {
                 slot,
                 process,
                 status,
                 last_lines,
+                ran,
             } => {
-                self.executor_exited(context, &name, slot, process, &status, &last_lines);
+                let exit = Exit {
+                    slot,
+                    process,
+                    status: cut(&status),
+                    last_lines: cut(&last_lines),
+                };
+                self.executor_exited(context, &name, exit, ran);
             }
             WorkerReport::Log { job, lines } => {
-                let lines = lines.iter().take(LOG_LINES).map(|line| cut(line)).collect();
+                let lines = lines.iter().map(|line| cut(line)).collect();
                 self.out.push(Action::Log {
                     job,
                     worker: name,
                     lines,
                 });
             }
+        }
+    }
+
+    fn progress(&mut self, name: &WorkerId, held: &HeldRank, progress: TrainingProgress) {
+        if self.holds(name, held)
+            && let Some(gang) = self.gangs.get_mut(&(held.job, held.demand))
+        {
+            gang.progress = Some(progress);
         }
     }
 
@@ -112,9 +138,17 @@ impl Scheduler {
                 .state
                 .lease_key()
                 .is_some_and(|key| mac::is_valid(key, lease));
-        if !is_ours {
+        let refusal = if !is_ours {
+            Some("which was not granted".to_owned())
+        } else if outcomes.len() > lease.items.len() {
+            let (got, most) = (outcomes.len(), lease.items.len());
+            Some(format!("{got} outcomes, at most {most} are expected"))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
             let reason = format!(
-                "results for lease {} of term {}, which was not granted",
+                "results for lease {} of term {}: {refusal}",
                 lease.number, lease.term
             );
             self.out.push(Action::Close {
@@ -148,43 +182,18 @@ impl Scheduler {
         outcomes: Vec<ItemOutcome>,
     ) -> Vec<ItemReport> {
         let key = (lease.term, lease.number);
-        let map = context
-            .state
-            .demand(lease.job, lease.demand)
-            .and_then(|demand| demand.map());
-        let mut seen = BTreeSet::new();
-        let mut reports = Vec::new();
-        self.measure(key, outcomes.len(), context.now.mono_ms);
-        for ItemOutcome { index, result } in outcomes {
-            let Some(leased) = lease.items.iter().find(|item| item.index == index) else {
-                continue;
-            };
-            if !seen.insert(index) {
-                continue;
-            }
-            let runs_elsewhere = self.release(key, index);
-            let Some(work) = self.maps.get_mut(&(lease.job, lease.demand)) else {
-                continue;
-            };
-            let is_open = map.is_some_and(|map| map.attempt(index).is_some());
-            let outcome = result.map_err(|error| WorkError {
-                message: cut(&error.message),
-                ..error
-            });
-            let is_failure = outcome.is_err();
-            // A failed copy costs nothing while the other one runs.
-            let is_moot = is_failure && (runs_elsewhere || work.reported.contains(&index));
-            if is_open && !(is_moot && outcome.as_ref().is_err_and(|error| error.can_retry)) {
-                if !is_failure {
-                    work.reported.insert(index);
-                }
-                reports.push(ItemReport {
-                    index,
-                    attempt: leased.attempt,
-                    outcome,
-                });
-            }
-        }
+        self.learn(context, key, &lease.worker, &outcomes);
+        let items = lease.items.iter().map(|item| (item.index, item.attempt));
+        let mut leased: BTreeMap<ItemIndex, Attempt> = items.collect();
+        let reports = outcomes
+            .into_iter()
+            .filter_map(|outcome| {
+                // Each item of the lease counts once.
+                let attempt = leased.remove(&outcome.index)?;
+                self.take_outcome(context, lease, attempt, outcome)
+            })
+            .collect();
+        self.extend_lease(key, context.now.mono_ms);
         if self
             .leases
             .get(&key)
@@ -195,28 +204,92 @@ impl Scheduler {
         reports
     }
 
-    /// Takes an item off a lease; whether another lease runs it.
-    fn release(
+    /// Learns the time of an item, and whether work succeeds on a worker.
+    fn learn(
         &mut self,
-        key: (evoring_protocol::Term, u64),
-        index: evoring_protocol::ItemIndex,
-    ) -> bool {
+        context: Context<'_>,
+        key: (Term, u64),
+        worker: &WorkerId,
+        outcomes: &[ItemOutcome],
+    ) {
+        let now_ms = context.now.mono_ms;
+        for outcome in outcomes {
+            match &outcome.result {
+                Ok(_) => self.workers.succeeded(worker),
+                Err(error) if error.cause == FailureCause::Failed => {
+                    self.workers.failed(worker, now_ms);
+                }
+                Err(_) => {}
+            }
+        }
+        let failed = outcomes.iter().filter(|outcome| outcome.result.is_err());
+        let failed = failed.count();
+        self.measure(key, outcomes.len() - failed, failed, now_ms);
+    }
+
+    fn take_outcome(
+        &mut self,
+        context: Context<'_>,
+        lease: &Lease,
+        attempt: Attempt,
+        ItemOutcome { index, result }: ItemOutcome,
+    ) -> Option<ItemReport> {
+        let released = self.release((lease.term, lease.number), index);
+        let work = self.maps.get_mut(&(lease.job, lease.demand))?;
+        let state = context.state.demand(lease.job, lease.demand)?;
+        let tries = state.map()?.tries(index)?;
+        let error = match result {
+            Ok(result) => {
+                work.reported.insert(index);
+                return Some(ItemReport {
+                    index,
+                    attempt,
+                    outcome: Ok(result),
+                });
+            }
+            Err(error) => error,
+        };
+        // A failed copy costs nothing while the other one runs.
+        let is_moot = released == Released::RunsElsewhere || work.reported.contains(&index);
+        if is_moot && error.cause.can_retry() {
+            return None;
+        }
+        // After the last holder nobody runs the item, whatever attempt its lease names: a lease that
+        // was given up and then taken up again names an older one.
+        let attempt = match released {
+            Released::Last => tries.attempt,
+            Released::Unknown | Released::RunsElsewhere => attempt,
+        };
+        if error.cause == FailureCause::Failed && attempt == tries.attempt {
+            let now_ms = context.now.mono_ms;
+            work.item_failed(index, &lease.worker, tries.failures + 1, now_ms);
+        }
+        Some(ItemReport {
+            index,
+            attempt,
+            outcome: Err(bounded(error)),
+        })
+    }
+
+    /// Takes an item off a lease.
+    fn release(&mut self, key: (Term, u64), index: ItemIndex) -> Released {
         let Some(running) = self.leases.get_mut(&key) else {
-            return false;
+            return Released::Unknown;
         };
         running.open.remove(&index);
         let Some(map) = self.maps.get_mut(&(running.job, running.demand)) else {
-            return false;
+            return Released::Unknown;
         };
         let Some(holders) = map.holders.get_mut(&index) else {
-            return false;
+            return Released::Unknown;
         };
         holders.retain(|holder| *holder != key);
-        let runs_elsewhere = !holders.is_empty();
-        if !runs_elsewhere {
+        if holders.is_empty() {
             map.holders.remove(&index);
+            Released::Last
+        } else {
+            Released::RunsElsewhere
         }
-        runs_elsewhere
     }
 
     fn holds(&self, name: &WorkerId, held: &HeldRank) -> bool {
@@ -234,54 +307,18 @@ impl Scheduler {
         held: HeldRank,
         event: RankEvent,
     ) {
-        let is_current = self.is_roster_current(context, name, &held);
-        let HeldRank {
-            job,
-            demand,
-            roster: number,
-            rank,
-            slot,
-        } = held;
-        let ended = matches!(event, RankEvent::Finished { .. } | RankEvent::Failed(_));
-        if ended {
-            self.rank_ended(name, slot, &held);
+        let is_current = is_current(context, name, &held);
+        if matches!(event, RankEvent::Finished { .. } | RankEvent::Failed(_)) {
+            self.rank_ended(name, &held);
         }
-        // A failure that no retry mends counts from an older roster too: a peer that noticed the
-        // loss first may have broken that roster already.
-        let is_final = matches!(&event, RankEvent::Failed(error) if !error.can_retry);
-        let command = match event {
-            _ if !is_current && !is_final => None,
-            RankEvent::Started => None,
-            RankEvent::Checkpointed(checkpoint) => Some(Command::Checkpoint {
-                job,
-                demand,
-                number,
-                checkpoint,
-            }),
-            RankEvent::Finished { result } => Some(Command::RankFinished {
-                job,
-                demand,
-                number,
-                rank,
-                result,
-            }),
-            RankEvent::Failed(error) => {
-                let error = WorkError {
-                    message: cut(&error.message),
-                    ..error
-                };
-                if let Some(gang) = self.gangs.get_mut(&(job, demand)) {
-                    gang.is_puzzling |= !gang.is_breaking;
-                    gang.is_breaking = true;
-                }
-                Some(Command::RankFailed {
-                    job,
-                    demand,
-                    number,
-                    rank,
-                    error,
-                })
-            }
+        // A failure counts from an older roster too: a peer that noticed the loss first may have broken
+        // that roster already.
+        let is_to_blame =
+            matches!(&event, RankEvent::Failed(error) if error.cause != FailureCause::Lost);
+        let command = if is_current || is_to_blame {
+            self.rank_command(context, name, &held, event, is_current)
+        } else {
+            None
         };
         match command {
             Some(command) => self.out.push(Action::Propose {
@@ -292,76 +329,152 @@ impl Scheduler {
         }
     }
 
-    /// Whether this worker is this rank of the gang's current roster.
-    fn is_roster_current(&self, context: Context<'_>, name: &WorkerId, held: &HeldRank) -> bool {
-        let gang = context
-            .state
-            .demand(held.job, held.demand)
-            .and_then(|demand| demand.gang());
-        let member =
-            gang.and_then(|gang| gang.current(held.roster)?.members.get(held.rank.0 as usize));
-        member.is_some_and(|member| member.worker == *name && member.slot == held.slot)
-    }
-
-    fn rank_ended(&mut self, name: &WorkerId, slot: SlotIndex, held: &HeldRank) {
-        let does = self.workers.slot(name, slot).map(|slot| slot.does.clone());
-        if let Some(Use::Rank(other)) = does
-            && other == *held
-        {
-            self.workers.set(name, slot, Use::Idle);
+    /// What a rank's event means for the log.
+    fn rank_command(
+        &mut self,
+        context: Context<'_>,
+        name: &WorkerId,
+        held: &HeldRank,
+        event: RankEvent,
+        is_current: bool,
+    ) -> Option<Command> {
+        let (job, demand, number, rank) = (held.job, held.demand, held.roster, held.rank);
+        match event {
+            RankEvent::Started => None,
+            RankEvent::Checkpointed(checkpoint) => Some(Command::Checkpoint {
+                job,
+                demand,
+                number,
+                checkpoint,
+            }),
+            RankEvent::Finished { result } => {
+                self.workers.succeeded(name);
+                Some(Command::RankFinished {
+                    job,
+                    demand,
+                    number,
+                    rank,
+                    result,
+                })
+            }
+            RankEvent::Failed(error) => {
+                self.rank_failed(context, name, held, error.cause, is_current);
+                Some(Command::RankFailed {
+                    job,
+                    demand,
+                    number,
+                    rank,
+                    error: bounded(error),
+                })
+            }
         }
     }
 
+    fn rank_failed(
+        &mut self,
+        context: Context<'_>,
+        name: &WorkerId,
+        held: &HeldRank,
+        cause: FailureCause,
+        is_current: bool,
+    ) {
+        let Some(gang) = self.gangs.get_mut(&(held.job, held.demand)) else {
+            return;
+        };
+        if is_current {
+            gang.is_puzzling |= !gang.is_breaking;
+            gang.is_breaking = true;
+        }
+        if cause == FailureCause::Failed && self.blame(context, name, held) {
+            let gang = self.gangs.get_mut(&(held.job, held.demand));
+            gang.map(|gang| gang.failed_on.insert(name.clone()));
+        }
+    }
+
+    /// A rank's work failed on a worker: its gang waits a moment. Whether it is the first of its roster
+    /// to say so.
+    fn blame(&mut self, context: Context<'_>, name: &WorkerId, held: &HeldRank) -> bool {
+        let state = context.state.demand(held.job, held.demand);
+        let failures = state
+            .and_then(|state| state.gang())
+            .map_or(0, |gang| gang.failures);
+        let Some(gang) = self
+            .gangs
+            .get_mut(&(held.job, held.demand))
+            .filter(|gang| gang.blamed < held.roster)
+        else {
+            return false;
+        };
+        gang.blamed = held.roster;
+        gang.not_before_ms = context.now.mono_ms + delay_ms(failures + 1);
+        self.workers.failed(name, context.now.mono_ms);
+        true
+    }
+
+    fn rank_ended(&mut self, name: &WorkerId, held: &HeldRank) {
+        self.workers.free(name, held.slot, &Use::Rank(held.clone()));
+    }
+
+    /// An executor is gone: what it ran is lost, and nothing else; what its slot is booked for now may
+    /// be something that the agent still keeps for the next executor.
     fn executor_exited(
         &mut self,
         context: Context<'_>,
         name: &WorkerId,
-        slot: SlotIndex,
-        process: u32,
-        status: &str,
-        last_lines: &str,
+        exit: Exit,
+        ran: Option<Ran>,
     ) {
-        let Some(does) = self.workers.slot(name, slot).map(|slot| slot.does.clone()) else {
+        let Exit { slot, process, .. } = exit;
+        if self.workers.slot(name, slot).is_none() {
             return;
+        }
+        let lease = match ran {
+            Some(Ran::Lease { term, number }) => self
+                .leases
+                .get(&(term, number))
+                .filter(|lease| lease.worker == *name && lease.slot == slot)
+                .map(|lease| ((term, number), lease.open.len() as u32)),
+            _ => None,
         };
-        let (held_items, held_ranks) = match &does {
-            Use::Lease(term, number) => (
-                self.leases
-                    .get(&(*term, *number))
-                    .map_or(0, |lease| lease.open.len() as u32),
-                0,
-            ),
-            Use::Rank(_) => (0, 1),
-            _ => (0, 0),
+        let rank = match ran {
+            Some(Ran::Rank(held)) if held.slot == slot && self.holds(name, &held) => Some(held),
+            _ => None,
         };
-        let status = cut(status);
         self.event(EventKind::ExecutorExited {
             worker: name.clone(),
             slot,
             process,
-            held_items,
-            held_ranks,
-            status: status.clone(),
+            held_items: lease.map_or(0, |(_, items)| items),
+            held_ranks: u32::from(rank.is_some()),
+            status: exit.status.clone(),
         });
-        let mut reason = format!("the executor of worker {name} slot {slot} ended ({status})");
-        if !last_lines.is_empty() {
-            reason = format!("{reason}: {}", cut(last_lines));
+        let mut reason = format!(
+            "the executor of worker {name} slot {slot} ended ({})",
+            exit.status
+        );
+        if !exit.last_lines.is_empty() {
+            reason = format!("{reason}: {}", exit.last_lines);
         }
-        match does {
-            Use::Lease(term, number) => self.lose_lease(context, (term, number), &reason),
-            Use::Rank(held) => {
-                self.void(
-                    held.job,
-                    held.demand,
-                    held.roster,
-                    format!("rank {}: {reason}", held.rank),
-                    true,
-                );
-            }
-            _ => {}
+        if let Some((key, _)) = lease {
+            self.workers.failed(name, context.now.mono_ms);
+            self.lose_lease(context, key, &reason, FailureCause::Failed);
+        }
+        if let Some(held) = &rank {
+            let reason = format!("rank {}: {reason}", held.rank);
+            let cause = FailureCause::Failed;
+            self.blame(context, name, held);
+            self.void(held.job, held.demand, held.roster, reason, Some(cause));
         }
         self.gangs_changed = true;
-        self.workers.restart(name, slot, context.now.mono_ms);
+        self.workers.restart(name, slot, context.now.mono_ms, rank);
+    }
+}
+
+/// Bounds an error that comes from a worker.
+fn bounded(error: WorkError) -> WorkError {
+    WorkError {
+        message: cut(&error.message),
+        ..error
     }
 }
 

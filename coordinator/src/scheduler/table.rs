@@ -11,6 +11,14 @@ use std::net::SocketAddr;
 /// An executor that ended is back after this, or its slot is used all the same.
 const RESTART_MS: u64 = 10_000;
 
+/// After this many failures in a row, without one success, a worker is the likely cause: a full disk,
+/// a data set that it does not have.
+pub(super) const FAILURES_IN_ROW: u32 = 8;
+/// Its first quarantine; each next one is twice as long …
+const QUARANTINE_MS: u64 = 1_000;
+/// … up to this.
+const LONGEST_QUARANTINE_MS: u64 = 60_000;
+
 /// What a slot does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Use {
@@ -26,6 +34,8 @@ pub enum Use {
     Restarting {
         /// When it counts as back.
         until_ms: u64,
+        /// The rank that the executor ran; its gang's end is on its way.
+        ran: Option<HeldRank>,
     },
 }
 
@@ -57,6 +67,19 @@ pub struct Worker {
     pub slots: Vec<Slot>,
     /// Monotonic time of the last message.
     pub heard_ms: u64,
+    /// What failed here in a row.
+    pub failures: Failures,
+}
+
+/// What failed on a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Failures {
+    /// Failures since the last success.
+    pub in_row: u32,
+    /// Quarantines since the last success.
+    pub quarantines: u32,
+    /// Until this monotonic time it gets nothing.
+    pub quarantined_until_ms: Option<u64>,
 }
 
 /// All workers that this leader has seen.
@@ -135,6 +158,7 @@ impl Workers {
             metrics: hello.metrics,
             slots,
             heard_ms: now_ms,
+            failures: Failures::default(),
         };
         self.workers.insert(hello.worker.clone(), worker);
         self.connections.insert(connection, hello.worker.clone());
@@ -186,7 +210,9 @@ impl Workers {
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
-        let is_idle = does == Use::Idle && worker.connection.is_some();
+        let is_idle = does == Use::Idle
+            && worker.connection.is_some()
+            && worker.failures.quarantined_until_ms.is_none();
         let Some(slot) = worker.slots.get_mut(index.0 as usize) else {
             return;
         };
@@ -222,28 +248,98 @@ impl Workers {
         is_new
     }
 
-    /// Notes that an executor ended.
-    pub(super) fn restart(&mut self, name: &WorkerId, index: SlotIndex, now_ms: u64) {
-        self.set(
-            name,
-            index,
-            Use::Restarting {
-                until_ms: now_ms + RESTART_MS,
-            },
-        );
-        if let Some(slot) = self
+    /// Notes that an executor ended, which ran a rank perhaps. A slot that is booked for other work
+    /// stays so: the agent keeps that work until the next executor is there.
+    pub(super) fn restart(
+        &mut self,
+        name: &WorkerId,
+        index: SlotIndex,
+        now_ms: u64,
+        ran: Option<HeldRank>,
+    ) {
+        let Some(slot) = self
             .workers
             .get_mut(name)
             .and_then(|worker| worker.slots.get_mut(index.0 as usize))
-        {
-            slot.executor = 0;
+        else {
+            return;
+        };
+        slot.executor = 0;
+        let is_free = match &slot.does {
+            Use::Idle => true,
+            Use::Rank(held) => ran.as_ref() == Some(held),
+            Use::Lease(..) | Use::Promised(..) | Use::Restarting { .. } => false,
+        };
+        if is_free {
+            let until_ms = now_ms + RESTART_MS;
+            self.set(name, index, Use::Restarting { until_ms, ran });
+        }
+    }
+
+    /// All connected workers count as heard now.
+    pub(super) fn all_heard(&mut self, now_ms: u64) {
+        for worker in self.workers.values_mut() {
+            worker.heard_ms = now_ms;
+        }
+    }
+
+    /// Something succeeded on a worker.
+    pub(super) fn succeeded(&mut self, name: &WorkerId) {
+        if let Some(worker) = self.workers.get_mut(name) {
+            worker.failures.in_row = 0;
+            worker.failures.quarantines = 0;
+        }
+    }
+
+    /// Something failed on a worker: after a few failures in a row it gets nothing for a while, after
+    /// each further one for twice as long.
+    pub(super) fn failed(&mut self, name: &WorkerId, now_ms: u64) {
+        let Some(worker) = self.workers.get_mut(name) else {
+            return;
+        };
+        let failures = &mut worker.failures;
+        failures.in_row += 1;
+        if failures.in_row < FAILURES_IN_ROW || failures.quarantined_until_ms.is_some() {
+            return;
+        }
+        let wait_ms = (QUARANTINE_MS << failures.quarantines.min(16)).min(LONGEST_QUARANTINE_MS);
+        failures.quarantined_until_ms = Some(now_ms + wait_ms);
+        failures.quarantines += 1;
+        self.set_again(name);
+    }
+
+    /// Ends quarantines whose time is over.
+    pub(super) fn end_quarantines(&mut self, now_ms: u64) {
+        let is_over = |worker: &&Worker| {
+            let until_ms = worker.failures.quarantined_until_ms;
+            until_ms.is_some_and(|until_ms| now_ms >= until_ms)
+        };
+        let over: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| is_over(worker))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in over {
+            if let Some(worker) = self.workers.get_mut(&name) {
+                worker.failures.quarantined_until_ms = None;
+            }
+            self.set_again(&name);
+        }
+    }
+
+    /// Notes anew which slots of a worker are idle.
+    fn set_again(&mut self, name: &WorkerId) {
+        let slots = self.by_name(name).map(|worker| worker.slots.clone());
+        for (slot, index) in slots.unwrap_or_default().into_iter().zip(0u32..) {
+            self.set(name, SlotIndex(index), slot.does);
         }
     }
 
     /// Frees slots whose waiting time is over.
     pub(super) fn end_restarting(&mut self, now_ms: u64) {
         let is_over = |slot: &Slot| match slot.does {
-            Use::Restarting { until_ms } => now_ms >= until_ms,
+            Use::Restarting { until_ms, .. } => now_ms >= until_ms,
             _ => false,
         };
         let mut over = Vec::new();

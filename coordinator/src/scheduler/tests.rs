@@ -1,5 +1,7 @@
 //! Scenarios with a simulated clock: the real leader and scheduler, made-up workers.
 
+mod failures;
+
 use super::{GRACE_MS, LOST_MS};
 use crate::leader::sim::{Sim, Spec, name};
 use crate::made_up::JOB;
@@ -501,11 +503,11 @@ fn batches() {
     );
     let job = sim.submit(JOB);
     finish(&mut sim, job);
-    let sizes: Vec<u32> = sim
+    let sizes: Vec<usize> = sim
         .events
         .iter()
         .filter_map(|(_, kind)| match kind {
-            EventKind::LeaseGranted { stage, items, .. } if stage == "search" => Some(*items),
+            EventKind::LeaseGranted { stage, items, .. } if stage == "search" => Some(items.len()),
             _ => None,
         })
         .collect();

@@ -5,10 +5,10 @@ use super::{Action, ConnectionId, Context, HEARTBEAT_MS, Scheduler, Use, mac};
 use crate::state::{Admission, Command};
 use evoring_protocol::event::EventKind;
 use evoring_protocol::version::build_id;
-use evoring_protocol::work::{HeldRank, Lease};
+use evoring_protocol::work::{FailureCause, HeldRank, Lease, Member, Roster};
 use evoring_protocol::worker::{Hello, WorkerCommand};
 use evoring_protocol::{
-    DemandId, ErrorCode, JobId, RemoteError, RosterNumber, SlotIndex, Term, WorkerId, limits,
+    DemandId, ErrorCode, JobId, Rank, RemoteError, RosterNumber, SlotIndex, Term, WorkerId, limits,
 };
 use std::collections::BTreeSet;
 
@@ -44,7 +44,10 @@ impl Scheduler {
             held_items += self.take_up(context, lease);
         }
         for held in &kept_ranks {
-            self.workers.set(&name, held.slot, Use::Rank(held.clone()));
+            // A rank whose result is recorded runs no more.
+            if !has_result(context, held.job, held.demand, held.rank) {
+                self.workers.set(&name, held.slot, Use::Rank(held.clone()));
+            }
         }
         self.send(
             connection,
@@ -162,14 +165,15 @@ impl Scheduler {
             .filter(|&item| map.attempt(item).is_some())
             .collect();
         let count = open.len() as u32;
-        let left_ms = lease.expiry_ms.saturating_sub(context.now.wall_ms);
-        let running = Running::new(lease, open, context.now.mono_ms, left_ms);
+        let running = Running::taken_up(lease, open, context.now);
         self.note_lease((lease.term, lease.number), running);
-        self.workers.set(
-            &lease.worker,
-            lease.slot,
-            Use::Lease(lease.term, lease.number),
-        );
+        // SCHED-2: the first of a slot's leases is the one that runs, the others only have results on
+        // their way.
+        let slot = self.workers.slot(&lease.worker, lease.slot);
+        if slot.is_some_and(|slot| slot.does == Use::Idle) {
+            let does = Use::Lease(lease.term, lease.number);
+            self.workers.set(&lease.worker, lease.slot, does);
+        }
         count
     }
 
@@ -232,12 +236,13 @@ impl Scheduler {
             .map(|(&key, _)| key)
             .collect();
         for key in lost {
-            self.lose_lease(context, key, reason);
+            self.lose_lease(context, key, reason, FailureCause::Lost);
         }
         for held in self.ranks_of(name) {
             if !ranks.contains(&held) {
                 let reason = format!("rank {}: {reason}", held.rank);
-                self.void(held.job, held.demand, held.roster, reason, true);
+                let cause = Some(FailureCause::Lost);
+                self.void(held.job, held.demand, held.roster, reason, cause);
             }
         }
     }
@@ -272,9 +277,7 @@ impl Scheduler {
                         == (job, demand, roster.number, slot)
                 })
             };
-            if roster
-                .members
-                .iter()
+            if unfinished(context, job, demand, roster)
                 .any(|member| member.worker == *name && !is_held(member.slot))
             {
                 broken.push((job, demand, roster.number));
@@ -286,7 +289,7 @@ impl Scheduler {
                 demand,
                 number,
                 format!("worker {name} came back without its rank"),
-                true,
+                Some(FailureCause::Lost),
             );
         }
     }
@@ -302,9 +305,7 @@ impl Scheduler {
             let Some(roster) = gang.and_then(|gang| gang.roster.as_ref()) else {
                 continue;
             };
-            if let Some(absent) = roster
-                .members
-                .iter()
+            if let Some(absent) = unfinished(context, job, demand, roster)
                 .find(|member| !self.workers.is_connected(&member.worker))
             {
                 let reason = format!(
@@ -316,13 +317,50 @@ impl Scheduler {
             }
         }
         for (job, demand, number, reason) in broken {
-            self.void(job, demand, number, reason, true);
+            self.void(job, demand, number, reason, Some(FailureCause::Lost));
+        }
+    }
+
+    /// Says which workers did not come back in time.
+    pub(super) fn tell_absent(&mut self, context: Context<'_>) {
+        for worker in context.state.workers().keys() {
+            if !self.workers.is_connected(worker) {
+                self.event(EventKind::WorkerLost {
+                    worker: worker.clone(),
+                    held_items: 0,
+                    held_ranks: 0,
+                    reason: format!(
+                        "it did not come back within {} ms after the coordinator's start",
+                        super::GRACE_MS
+                    ),
+                });
+            }
         }
     }
 }
 
+/// Whether the result of a rank of the gang's current roster is recorded.
+fn has_result(context: Context<'_>, job: JobId, demand: DemandId, rank: Rank) -> bool {
+    let state = context.state.demand(job, demand);
+    state
+        .and_then(|state| state.gang())
+        .is_some_and(|gang| gang.results.contains_key(&rank))
+}
+
+/// Members of a gang's current roster whose rank has no result yet: the others may go.
+fn unfinished<'a>(
+    context: Context<'a>,
+    job: JobId,
+    demand: DemandId,
+    roster: &'a Roster,
+) -> impl Iterator<Item = &'a Member> {
+    let is_open = move |rank: u32| !has_result(context, job, demand, Rank(rank));
+    let members = roster.members.iter().zip(0u32..);
+    members.filter_map(move |(member, rank)| is_open(rank).then_some(member))
+}
+
 /// Whether a rank of a hello belongs to its gang's current roster.
-fn is_current(context: Context<'_>, worker: &WorkerId, held: &HeldRank) -> bool {
+pub(super) fn is_current(context: Context<'_>, worker: &WorkerId, held: &HeldRank) -> bool {
     let gang = context
         .state
         .demand(held.job, held.demand)

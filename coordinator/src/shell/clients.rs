@@ -2,13 +2,15 @@
 
 use super::blobs::Blobs;
 use super::event_file::EventFile;
+use super::gates::Gates;
 use super::job_logs::JobLogs;
 use super::leader_thread::Inbox;
+use super::pages;
 use super::workers::is_kind;
 use crate::leader::{Answer, Question};
 use crate::state::{Outcome, Submission};
-use evoring_protocol::client::{ClientReply, ClientRequest};
-use evoring_protocol::codec::FrameKind;
+use evoring_protocol::client::{ClientReply, ClientRequest, WorkerView};
+use evoring_protocol::codec::{CodecError, FrameKind};
 use evoring_protocol::transport::{Connection, Receiver, Role, Sender, TransportError};
 use evoring_protocol::worker::WorkerCommand;
 use evoring_protocol::{Digest, ErrorCode, JobId, RemoteError, SubmissionKey, limits};
@@ -16,18 +18,14 @@ use futures::StreamExt as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-/// Requests that are worked on at once, streams that follow something included.
-const REQUESTS: usize = 512;
 /// A request must come within this time after its stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A write that is not durable after this is answered as unknown.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A followed job is looked at this often.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
-/// Events or log lines of one reply: at 4 KiB for a long one below the reply's limit.
-const PAGE: usize = 512;
 /// Names of job files are cut to this.
 const FILE_NAME_BYTES: usize = 512;
 
@@ -38,7 +36,7 @@ pub(super) struct Clients {
     logs: JobLogs,
     blobs: Blobs,
     http: SocketAddr,
-    requests: Arc<Semaphore>,
+    gates: Gates,
 }
 
 impl Clients {
@@ -55,7 +53,7 @@ impl Clients {
             logs,
             blobs,
             http,
-            requests: Arc::new(Semaphore::new(REQUESTS)),
+            gates: Gates::default(),
         }
     }
 }
@@ -119,8 +117,23 @@ impl From<RemoteError> for Stop {
 
 impl From<TransportError> for Stop {
     fn from(error: TransportError) -> Self {
-        Self::Lost(error)
+        match &error {
+            TransportError::Codec { source, .. } => too_long(source),
+            _ => None,
+        }
+        .map_or(Self::Lost(error), Self::Refused)
     }
+}
+
+/// What the client is told of an answer that exceeds a frame. Nothing of it was sent, so there is
+/// room for a sentence.
+fn too_long(error: &CodecError) -> Option<RemoteError> {
+    matches!(error, CodecError::TooLarge { .. }).then(|| {
+        RemoteError::new(
+            ErrorCode::Internal,
+            format!("the answer is too long to be sent: {error}"),
+        )
+    })
 }
 
 impl Request {
@@ -152,13 +165,8 @@ impl Request {
     }
 
     async fn answer(&mut self, request: ClientRequest) -> Result<(), Stop> {
-        let requests = Arc::clone(&self.clients.requests);
-        let Ok(_permit) = requests.try_acquire() else {
-            let message =
-                format!("the coordinator works on {REQUESTS} requests already; ask again");
-            return Err(RemoteError::new(ErrorCode::Busy, message).into());
-        };
         self.allowed(&request)?;
+        let _permit = self.clients.gates.enter(&request)?;
         let reply = match request {
             ClientRequest::Submit {
                 key,
@@ -195,10 +203,10 @@ impl Request {
 
     async fn ask(&self, question: Question) -> Result<ClientReply, RemoteError> {
         Ok(match self.clients.inbox.ask(question).await? {
-            Answer::Jobs(jobs) => ClientReply::Jobs(jobs),
+            Answer::Jobs(jobs) => ClientReply::Jobs(pages::newest(jobs)),
             Answer::Job(job) => ClientReply::Job(job),
             Answer::Explanation(sentences) => ClientReply::Explanation(sentences),
-            Answer::Workers(workers) => ClientReply::Workers(workers),
+            Answer::Workers(workers) => ClientReply::Workers(fitting(workers)),
             Answer::Status(mut status) => {
                 status.metrics = Some(format!("http://{}/metrics", self.clients.http));
                 ClientReply::Status(status)
@@ -289,7 +297,7 @@ impl Request {
         loop {
             let newest = *last.borrow_and_update();
             while next <= newest {
-                let page = self.clients.events.events(next, PAGE);
+                let page = self.clients.events.page(next);
                 let Some(end) = page.last() else { break };
                 next = end.number + 1;
                 self.sender.send(&ClientReply::Events(page)).await?;
@@ -310,7 +318,7 @@ impl Request {
             };
             changed.mark_unchanged();
             loop {
-                let (lines, end) = self.clients.logs.lines(job, next, PAGE);
+                let (lines, end) = self.clients.logs.page(job, next);
                 next = end;
                 if lines.is_empty() {
                     break;
@@ -374,5 +382,61 @@ impl Request {
             }
         }
         Ok(())
+    }
+}
+
+/// All workers, without the process ids of their executors where these are too many for one
+/// reply: nobody may be missing in this list.
+fn fitting(mut workers: Vec<WorkerView>) -> Vec<WorkerView> {
+    if pages::exceeds_reply(&workers) {
+        workers
+            .iter_mut()
+            .for_each(|worker| worker.executors.clear());
+    }
+    workers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evoring_protocol::WorkerId;
+    use evoring_protocol::codec::encode;
+
+    fn workers(count: usize, slots: u32) -> Vec<WorkerView> {
+        let view = |number| WorkerView {
+            worker: WorkerId::new(&format!("w{number}")).unwrap(),
+            connected: true,
+            process: 4_000_000,
+            executors: vec![4_000_000; slots as usize],
+            host: "a1b2c3d4-e5f6-7890-abcd-ef0123456789/net:[4026531840]".to_owned(),
+            slots,
+            busy: slots,
+            numerics: "libtorch 2.13.0, cpu, avx2".to_owned(),
+            metrics: Some("127.0.0.1:65535".to_owned()),
+        };
+        (0..count).map(view).collect()
+    }
+
+    // Claim: ten thousand workers of many slots still fit into one reply, and none is missing; a
+    // few keep all that is known of them.
+    // Method: the encoder's own limit decides.
+    #[test]
+    fn all_workers_fit() {
+        let many = workers(10_000, 256);
+        assert!(encode(&ClientReply::Workers(many.clone())).is_err());
+        let fitted = fitting(many);
+        assert_eq!(fitted.len(), 10_000);
+        encode(&ClientReply::Workers(fitted)).unwrap();
+        assert_eq!(fitting(workers(3, 8)), workers(3, 8));
+    }
+
+    // Claim: an answer that cannot be encoded is told to the client instead of ending the stream.
+    // Method: the error of the real encoder.
+    #[test]
+    fn too_long_answers_are_told() {
+        let reply = ClientReply::Explanation(vec!["x".repeat(limits::CLIENT_REPLY_BYTES + 1)]);
+        let source = encode(&reply).unwrap_err();
+        let error = too_long(&source).unwrap();
+        assert!(error.message.contains("too long"), "{error}");
     }
 }

@@ -4,6 +4,7 @@
 //! Events of log entries carry the entry's index: a replay of the log after a restart gives them
 //! again, and those that the file already holds are skipped.
 
+use super::{pages, wall_clock_ms};
 use anyhow::Context as _;
 use evoring_protocol::event::{Event, EventKind};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Events of one file; there are at most two files.
@@ -126,10 +127,7 @@ impl EventFile {
     /// Appends an event; `index` names the log entry that it comes from. False if the file of an
     /// earlier process has it.
     pub(super) fn append(&self, index: Option<u64>, kind: EventKind) -> bool {
-        let time = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let time_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let time_ms = wall_clock_ms();
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         if ring.has(index) {
             return false;
@@ -154,14 +152,17 @@ impl EventFile {
         true
     }
 
-    /// At most `count` events from number `from` on.
-    pub(super) fn events(&self, from: u64, count: usize) -> Vec<Event> {
+    /// All events.
+    pub(super) fn all(&self) -> Vec<Event> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.lines
-            .range(ring.position(from)..)
-            .take(count)
-            .map(|line| line.event.clone())
-            .collect()
+        ring.lines.iter().map(|line| line.event.clone()).collect()
+    }
+
+    /// A page of events from number `from` on.
+    pub(super) fn page(&self, from: u64) -> Vec<Event> {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = ring.lines.range(ring.position(from)..);
+        pages::page(lines.map(|line| &line.event))
     }
 
     /// Number of the newest event.
@@ -328,10 +329,7 @@ mod tests {
     }
 
     fn numbers(file: &EventFile) -> Vec<u64> {
-        file.events(0, usize::MAX)
-            .iter()
-            .map(|event| event.number)
-            .collect()
+        file.all().iter().map(|event| event.number).collect()
     }
 
     // Claim: numbers go on after a restart, and events that a replay gives again are not repeated,
@@ -356,11 +354,7 @@ mod tests {
         for (index, job) in [(7, 1), (8, 3), (8, 4), (9, 5)] {
             file.append(Some(index), ended(job));
         }
-        let jobs: Vec<EventKind> = file
-            .events(4, 10)
-            .into_iter()
-            .map(|event| event.kind)
-            .collect();
+        let jobs: Vec<EventKind> = file.page(4).into_iter().map(|event| event.kind).collect();
         assert_eq!(jobs, [ended(4), ended(5)]);
         file.close();
         let file = EventFile::open(folder.path()).unwrap();
@@ -400,7 +394,7 @@ mod tests {
             kept.len()
         );
         assert!(kept.windows(2).all(|pair| pair[1] == pair[0] + 1));
-        let page = file.events(total - 3, 100);
+        let page = file.page(total - 3);
         assert_eq!(
             page.iter().map(|event| event.number).collect::<Vec<_>>(),
             [total - 3, total - 2, total - 1, total]

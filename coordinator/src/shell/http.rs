@@ -13,6 +13,9 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+/// What whoever asks under another name is told.
+const UNKNOWN_HOST: &str = "unknown Host: ask by IP address or as localhost\n";
+
 /// The running server.
 pub(super) struct Http {
     address: SocketAddr,
@@ -44,7 +47,7 @@ pub(super) async fn start(address: SocketAddr, metrics: Arc<Metrics>) -> anyhow:
         .route("/healthz", get(health))
         .route("/readyz", get(readiness))
         .with_state(metrics)
-        .layer(middleware::from_fn_with_state(address.ip(), known_host));
+        .layer(middleware::from_fn(known_host));
     let task = tokio::spawn(async move {
         if let Err(error) = serve(listener, router).await {
             tracing::error!(%error, "the HTTP server ended");
@@ -81,43 +84,42 @@ fn page(outcome: Result<(), String>) -> Response {
 
 /// Refuses requests that a web page in somebody's browser was made to send here under another
 /// name (DNS rebinding).
-async fn known_host(State(own): State<IpAddr>, request: Request, next: Next) -> Response {
+async fn known_host(request: Request, next: Next) -> Response {
     let host = request
         .headers()
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
         .unwrap_or_default();
-    if is_known(host, own) {
+    if is_known(host) {
         next.run(request).await
     } else {
-        (StatusCode::MISDIRECTED_REQUEST, "unknown Host\n").into_response()
+        (StatusCode::MISDIRECTED_REQUEST, UNKNOWN_HOST).into_response()
     }
 }
 
-fn is_known(host: &str, own: IpAddr) -> bool {
-    if let Ok(address) = host.parse::<SocketAddr>() {
-        return address.ip() == own || address.ip().is_loopback();
+/// Whether a request's Host is none that a browser could be tricked into (DNS rebinding): an IP
+/// address or `localhost`, with or without a port. A name that somebody else's DNS answers is not.
+/// The worker agent's HTTP server has the same rule.
+fn is_known(host: &str) -> bool {
+    let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
+    if host.parse::<SocketAddr>().is_ok() || is_address(host) {
+        return true;
     }
-    let name = host
-        .rsplit_once(':')
-        .filter(|(_, port)| port.parse::<u16>().is_ok())
-        .map_or(host, |(name, _)| name);
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    name == "localhost"
-        || bare
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address == own || address.is_loopback())
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, "0"));
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    bracketed.is_some_and(is_address) || (name == "localhost" && port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    // Claim: only the machine's own names are answered.
-    // Method: names that a browser sends for local and for rebound requests.
+    // Claim: addresses and the machine's own name are answered, names that DNS answers are not.
+    // Method: what browsers and Prometheus send, and what a rebound page would.
     #[test]
     fn only_known_hosts() {
-        let own: IpAddr = "127.0.0.1".parse().unwrap();
         for host in [
             "localhost",
             "localhost:9000",
@@ -125,19 +127,21 @@ mod tests {
             "127.0.0.1:80",
             "[::1]:80",
             "[::1]",
+            "10.0.0.1:80",
         ] {
-            assert!(is_known(host, own), "{host}");
+            assert!(is_known(host), "{host}");
         }
         for host in [
             "",
+            ":80",
             "evil.example",
             "evil.example:9000",
             "localhost.evil.example",
-            "10.0.0.1:80",
+            "localhost:port",
             "127.0.0.1.evil:1",
+            "[evil]",
         ] {
-            assert!(!is_known(host, own), "{host}");
+            assert!(!is_known(host), "{host}");
         }
-        assert!(is_known("10.0.0.1:80", "10.0.0.1".parse().unwrap()));
     }
 }

@@ -1,12 +1,12 @@
 //! Log lines of jobs, in memory: not replicated, bounded. Lines of workers are gone with the
 //! process; the coordinator's own come from its events.
 
+use super::{pages, wall_clock_ms};
 use evoring_protocol::client::LogLine;
 use evoring_protocol::event::{Event, EventKind};
 use evoring_protocol::{JobId, WorkerId, limits};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 use tokio::sync::watch;
 
 /// Jobs whose lines are kept; the oldest job's go first.
@@ -100,15 +100,7 @@ impl JobLogs {
 
     /// Appends lines.
     pub(super) fn append(&self, job: JobId, worker: Option<WorkerId>, lines: Vec<String>) {
-        let time = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        self.append_at(
-            u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
-            job,
-            worker,
-            lines,
-        );
+        self.append_at(wall_clock_ms(), job, worker, lines);
     }
 
     fn append_at(&self, time_ms: u64, job: JobId, worker: Option<WorkerId>, lines: Vec<String>) {
@@ -133,15 +125,15 @@ impl JobLogs {
         self.changed.send_replace(());
     }
 
-    /// At most `count` lines of a job from number `from` on, and the number after them.
-    pub(super) fn lines(&self, job: JobId, from: u64, count: usize) -> (Vec<LogLine>, u64) {
+    /// A page of a job's lines from number `from` on, and the number after them.
+    pub(super) fn page(&self, job: JobId, from: u64) -> (Vec<LogLine>, u64) {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(log) = jobs.get(&job) else {
             return (Vec::new(), from);
         };
         let from = from.max(log.first);
         let skip = usize::try_from(from - log.first).unwrap_or(usize::MAX);
-        let lines: Vec<LogLine> = log.lines.iter().skip(skip).take(count).cloned().collect();
+        let lines = pages::page(log.lines.iter().skip(skip));
         let next = from + lines.len() as u64;
         (lines, next)
     }

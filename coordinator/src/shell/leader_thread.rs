@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -209,17 +210,14 @@ impl Worker {
             .enable_time()
             .build()?;
         loop {
-            let now = self.now();
-            let wait = self
-                .parts
-                .leader
-                .deadline_ms(now)
-                .saturating_sub(now.mono_ms);
+            if self.parts.leader.is_tick_due(self.now()) {
+                // However many messages wait.
+                self.feed(Event::Tick)?;
+            }
+            let deadline_ms = self.parts.leader.deadline_ms();
+            let wait = Duration::from_millis(deadline_ms.saturating_sub(self.now().mono_ms));
             let messages = &mut self.parts.messages;
-            let message = runtime.block_on(async {
-                tokio::time::timeout(Duration::from_millis(wait), messages.recv()).await
-            });
-            match message {
+            match runtime.block_on(async { timeout(wait, messages.recv()).await }) {
                 Ok(None | Some(Message::Stop)) => return Ok(()),
                 Ok(Some(message)) => self.take(message)?,
                 Err(_) => self.feed(Event::Tick)?,

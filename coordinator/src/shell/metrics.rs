@@ -114,7 +114,7 @@ impl Metrics {
         match event {
             EventKind::LeaseGranted { items, .. } => {
                 self.leases_granted.inc();
-                self.items_granted.inc_by(u64::from(*items));
+                self.items_granted.inc_by(items.len() as u64);
             }
             EventKind::ItemsRetried { items, .. } => self.items_retried.inc_by(items.len() as u64),
             EventKind::RosterCommitted { .. } => self.rosters_committed.inc(),

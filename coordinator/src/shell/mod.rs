@@ -13,11 +13,13 @@ mod blobs;
 mod clients;
 mod event_file;
 mod folder;
+mod gates;
 mod http;
 mod job_logs;
 mod leader_thread;
 mod lifeline;
 mod metrics;
+mod pages;
 mod raft_thread;
 mod settings;
 mod workers;
@@ -41,7 +43,7 @@ use metrics::Metrics;
 use raft_thread::RaftParts;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Messages that wait for the leader thread; senders wait beyond that.
@@ -63,24 +65,25 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let blobs = Blobs::open(&settings.blobs)?;
     let events = EventFile::open(&settings.dir)?;
     let logs = JobLogs::default();
-    logs.take_up(&events.events(0, usize::MAX));
+    logs.take_up(&events.all());
     let listener = folder.listen(settings.listen, &identity)?;
     let (inbox, messages) = mpsc::channel(INBOX);
     let inbox = Inbox::new(inbox);
     let http = http::start(settings.http, Arc::clone(&metrics)).await?;
 
-    let (consensus, store, leader) = take_up(&settings)?;
+    let taken = take_up(&settings)?;
     let (failed, failure) = mpsc::channel::<anyhow::Error>(4);
     let raft = RaftParts {
-        consensus,
-        store,
+        consensus: taken.consensus,
+        store: taken.store,
         folder: settings.dir.clone(),
         inbox: inbox.clone(),
         metrics: Arc::clone(&metrics),
+        snapshot_bytes: taken.snapshot_bytes,
     };
     let raft = raft.start(failed.clone())?;
     let leader = LeaderThread {
-        leader,
+        leader: taken.leader,
         messages,
         raft: raft.sender(),
         events: events.clone(),
@@ -200,8 +203,16 @@ async fn in_office(inbox: &Inbox) {
     }
 }
 
+/// What the threads begin with.
+struct TakenUp {
+    consensus: Consensus,
+    store: RedbStore,
+    leader: Leader,
+    snapshot_bytes: u64,
+}
+
 /// Reads the stored state, or makes the first.
-fn take_up(settings: &Settings) -> anyhow::Result<(Consensus, RedbStore, Leader)> {
+fn take_up(settings: &Settings) -> anyhow::Result<TakenUp> {
     let mut store = RedbStore::open(&settings.dir)?;
     let mut stored = store.load()?;
     if stored.snapshot.is_none() {
@@ -220,6 +231,7 @@ fn take_up(settings: &Settings) -> anyhow::Result<(Consensus, RedbStore, Leader)
         )
     })?;
     state.begin_after(snapshot.index);
+    let snapshot_bytes = snapshot.data.len() as u64;
     let config = NodeConfig {
         id: VOTER,
         boot: u64::from_le_bytes(random()?),
@@ -229,11 +241,20 @@ fn take_up(settings: &Settings) -> anyhow::Result<(Consensus, RedbStore, Leader)
         process: std::process::id(),
         blobs: settings.blobs.clone(),
     };
-    Ok((
+    Ok(TakenUp {
         consensus,
         store,
-        Leader::new(leader, state, Secrets::new(random()?)),
-    ))
+        leader: Leader::new(leader, state, Secrets::new(random()?)),
+        snapshot_bytes,
+    })
+}
+
+/// Milliseconds since 1970.
+fn wall_clock_ms() -> u64 {
+    let time = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Bytes from the system's generator.

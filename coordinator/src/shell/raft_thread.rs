@@ -22,10 +22,13 @@ const TICK: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_millis(500);
 /// Free space is looked at this often.
 const SPACE_INTERVAL: Duration = Duration::from_millis(500);
-/// With less than this no new jobs are taken: what runs needs room for its log and snapshots …
+/// With less than this, and room for two snapshots, no new jobs are taken: what runs needs the log
+/// to grow, and a snapshot is written whole beside the one that it replaces …
 const LOW_SPACE_BYTES: u64 = 8 << 20;
-/// … until there is this much again, so that the answer does not flicker.
-const ENOUGH_SPACE_BYTES: u64 = 12 << 20;
+/// … until there is this much more again, so that the answer does not flicker.
+const SPACE_MARGIN_BYTES: u64 = 4 << 20;
+/// Writes that wait share a transaction up to this size; one that is larger is alone.
+const TRANSACTION_BYTES: usize = 8 << 20;
 /// Events that wait for the thread. The leader has at most [`leader::IN_FLIGHT`] proposals out and
 /// gives one answer to each batch of entries, so this is never full.
 const QUEUE: usize = 8_192;
@@ -75,6 +78,8 @@ pub(super) struct RaftParts<S> {
     pub folder: PathBuf,
     pub inbox: Inbox,
     pub metrics: Arc<Metrics>,
+    /// Size of the state in the stored snapshot.
+    pub snapshot_bytes: u64,
 }
 
 impl<S: LogStore + 'static> RaftParts<S> {
@@ -97,7 +102,7 @@ impl<S: LogStore + 'static> RaftParts<S> {
 
 struct RaftWorker<S> {
     parts: RaftParts<S>,
-    /// Writes in order; more than one only while the disk is full.
+    /// Writes in order: what came during the last sync, and all while the disk is full.
     waiting: VecDeque<(u64, LogWrite)>,
     /// While the store fails: when to try again; never, if it cannot help.
     retry_at: Option<Option<Instant>>,
@@ -152,12 +157,8 @@ impl<S: LogStore> RaftWorker<S> {
             return Ok(());
         };
         let free_bytes = device.f_bavail.saturating_mul(device.f_frsize);
-        let limit = if self.is_low {
-            ENOUGH_SPACE_BYTES
-        } else {
-            LOW_SPACE_BYTES
-        };
-        let is_low = free_bytes < limit;
+        let (low, enough) = space_limits(self.parts.snapshot_bytes);
+        let is_low = free_bytes < if self.is_low { enough } else { low };
         if is_low == self.is_low {
             return Ok(());
         }
@@ -167,7 +168,7 @@ impl<S: LogStore> RaftWorker<S> {
                 "{}: {} KiB free, new jobs need {} KiB; free some and it goes on by itself",
                 self.parts.folder.display(),
                 free_bytes >> 10,
-                ENOUGH_SPACE_BYTES >> 10
+                enough >> 10
             )
         });
         match &reason {
@@ -179,6 +180,9 @@ impl<S: LogStore> RaftWorker<S> {
 
     /// Feeds one event and hands out what follows, but for writes, which wait.
     fn take(&mut self, event: Event) -> anyhow::Result<()> {
+        if let Event::Snapshot { data, .. } = &event {
+            self.parts.snapshot_bytes = data.len() as u64;
+        }
         for action in self.parts.consensus.handle(event) {
             match action {
                 Action::Persist { token, write } => self.waiting.push_back((token, write)),
@@ -208,7 +212,9 @@ impl<S: LogStore> RaftWorker<S> {
         if !self.may_write()? {
             return Ok(());
         }
-        while let Some((token, write)) = self.waiting.front() {
+        while self.join_waiting()
+            && let Some((token, write)) = self.waiting.front()
+        {
             let token = *token;
             let started = Instant::now();
             match self.parts.store.write(write) {
@@ -221,6 +227,26 @@ impl<S: LogStore> RaftWorker<S> {
             }
         }
         Ok(())
+    }
+
+    /// Joins the writes at the front of the queue into one, under the token of the last: that it
+    /// is durable says so of those before it. Whether any write waits.
+    fn join_waiting(&mut self) -> bool {
+        let Some((mut token, mut joined)) = self.waiting.pop_front() else {
+            return false;
+        };
+        let mut bytes = joined.bytes();
+        while let Some((next, write)) = self.waiting.pop_front() {
+            bytes += write.bytes();
+            if bytes > TRANSACTION_BYTES || !joined.takes(&write) {
+                self.waiting.push_front((next, write));
+                break;
+            }
+            joined.join(write);
+            token = next;
+        }
+        self.waiting.push_front((token, joined));
+        true
     }
 
     /// Whether the store takes writes, trying to open it again where that can help.
@@ -266,5 +292,124 @@ impl<S: LogStore> RaftWorker<S> {
         }
         self.retry_at = Some(error.can_retry().then(|| Instant::now() + RETRY));
         self.tell(leader::Event::Store(Err(error.to_string())))
+    }
+}
+
+/// Free bytes below which space is low, and above which it is enough again.
+fn space_limits(snapshot_bytes: u64) -> (u64, u64) {
+    let low = LOW_SPACE_BYTES.saturating_add(snapshot_bytes.saturating_mul(2));
+    (low, low.saturating_add(SPACE_MARGIN_BYTES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::{NodeConfig, first_write};
+    use crate::storage::MemoryStore;
+
+    /// A worker that leads, and what the leader thread would be told.
+    fn worker() -> (RaftWorker<MemoryStore>, mpsc::Receiver<Message>) {
+        let mut store = MemoryStore::new();
+        store.write(&first_write(1, Vec::new())).unwrap();
+        let config = NodeConfig { id: 1, boot: 1 };
+        let (inbox, told) = mpsc::channel(1_024);
+        let mut worker = RaftWorker::new(RaftParts {
+            consensus: Consensus::new(config, store.load().unwrap()).unwrap(),
+            store,
+            folder: PathBuf::from("/"),
+            inbox: Inbox::new(inbox),
+            metrics: Arc::new(Metrics::new().unwrap()),
+            snapshot_bytes: 0,
+        });
+        worker.take(Event::Campaign).unwrap();
+        worker.write_all().unwrap();
+        (worker, told)
+    }
+
+    fn proposal(token: u64, bytes: usize) -> Event {
+        let data = vec![token as u8; bytes];
+        Event::Propose { token, data }
+    }
+
+    fn committed(told: &mut mpsc::Receiver<Message>) -> Vec<u64> {
+        let mut tokens = Vec::new();
+        while let Ok(message) = told.try_recv() {
+            if let Message::Event(leader::Event::Committed(entries)) = message {
+                tokens.extend(entries.iter().filter_map(|entry| entry.proposal));
+            }
+        }
+        tokens
+    }
+
+    // Claim: proposals that wait share one synced transaction, each is committed once and in
+    // order, and all of them are in the store.
+    // Method: a hundred proposals before one write; count the store's transactions.
+    #[test]
+    fn waiting_proposals_share_a_sync() {
+        let (mut worker, mut told) = worker();
+        let before = worker.parts.store.writes();
+        let tokens: Vec<u64> = (1..=100).collect();
+        for token in &tokens {
+            worker.take(proposal(*token, 100)).unwrap();
+        }
+        assert!(committed(&mut told).is_empty(), "nothing is durable yet");
+        worker.write_all().unwrap();
+        assert_eq!(worker.parts.store.writes() - before, 1);
+        assert_eq!(committed(&mut told), tokens);
+        let stored = worker.parts.store.load().unwrap();
+        let proposed = stored.entries.iter().filter(|entry| !entry.data.is_empty());
+        assert_eq!(proposed.count(), tokens.len());
+    }
+
+    // Claim: a transaction is bounded, and a snapshot among the writes keeps its place.
+    // Method: proposals of two transactions' size; then proposals around a snapshot.
+    #[test]
+    fn transactions_are_bounded() {
+        let (mut worker, mut told) = worker();
+        let before = worker.parts.store.writes();
+        for token in 1..=4 {
+            worker.take(proposal(token, TRANSACTION_BYTES / 2)).unwrap();
+        }
+        worker.write_all().unwrap();
+        assert_eq!(worker.parts.store.writes() - before, 2);
+        assert_eq!(committed(&mut told), [1, 2, 3, 4]);
+        let index = worker.parts.store.load().unwrap().last_index();
+        worker.take(Event::Applied { index }).unwrap();
+        worker.take(proposal(5, 10)).unwrap();
+        let data = vec![1; 1_000];
+        worker.take(Event::Snapshot { index, data }).unwrap();
+        worker.take(proposal(6, 10)).unwrap();
+        worker.write_all().unwrap();
+        assert_eq!(committed(&mut told), [5, 6]);
+        let stored = worker.parts.store.load().unwrap();
+        assert_eq!((stored.snapshot_index(), stored.entries.len()), (index, 2));
+        assert_eq!(worker.parts.snapshot_bytes, 1_000);
+    }
+
+    // Claim: writes that a full disk held up are written once there is space, joined or not.
+    // Method: fail the store, propose, heal it, write.
+    #[test]
+    fn a_full_disk_delays() {
+        let (mut worker, mut told) = worker();
+        worker.parts.store.set_fault(crate::storage::Fault::Full);
+        for token in 1..=3 {
+            worker.take(proposal(token, 10)).unwrap();
+            worker.write_all().unwrap();
+        }
+        assert!(committed(&mut told).is_empty());
+        worker.parts.store.set_fault(crate::storage::Fault::None);
+        worker.retry_at = Some(Some(Instant::now()));
+        worker.write_all().unwrap();
+        assert_eq!(committed(&mut told), [1, 2, 3]);
+    }
+
+    // Claim: space is low while a snapshot of the last one's size might not fit beside it.
+    // Method: a state of the size of a long search, and none.
+    #[test]
+    fn space_follows_the_snapshot() {
+        let (low, enough) = space_limits(100 << 20);
+        assert!(low >= (200 << 20) && enough > low);
+        assert_eq!(space_limits(0).0, LOW_SPACE_BYTES);
+        assert!(space_limits(u64::MAX).0 > 0);
     }
 }

@@ -2,14 +2,14 @@
 
 use evoring_jobs::driver::JobDriver;
 use evoring_protocol::numerics::NumericsClass;
-use evoring_protocol::work::{Checkpoint, Member, WorkError};
+use evoring_protocol::work::{Checkpoint, FailureCause, Member, WorkError};
 use evoring_protocol::{
     Attempt, DemandId, Digest, ItemIndex, JobId, Rank, RosterNumber, SubmissionKey, WorkerId,
 };
 use serde::{Deserialize, Serialize};
 
 /// Version of the encoding of [`Batch`]; the first byte of an entry.
-const BATCH_VERSION: u8 = 1;
+const BATCH_VERSION: u8 = 2;
 
 /// One log entry: commands that share a sync.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,8 +81,8 @@ pub enum Command {
         number: RosterNumber,
         /// Why.
         reason: String,
-        /// Whether this is a failed attempt, or a change for the better.
-        is_failure: bool,
+        /// What is to blame; absent for a change for the better.
+        cause: Option<FailureCause>,
     },
     /// A rank stopped without a result.
     RankFailed {

@@ -1,7 +1,7 @@
 //! What applying a command leads to.
 
 use evoring_protocol::event::EventKind;
-use evoring_protocol::{DemandId, Digest, ErrorCode, ItemIndex, JobId, RosterNumber};
+use evoring_protocol::{DemandId, Digest, ErrorCode, ItemIndex, JobId};
 
 /// Result of applying one entry.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -88,8 +88,6 @@ pub enum Effect {
         job: JobId,
         /// The gang.
         demand: DemandId,
-        /// Which.
-        number: RosterNumber,
     },
     /// A gang's checkpoint is committed.
     Checkpointed {

@@ -1,7 +1,7 @@
 //! A gang: ranks that run together or not at all.
 
-use evoring_protocol::work::{Checkpoint, Kernel, Member, Roster};
-use evoring_protocol::{Digest, Rank, RosterNumber};
+use evoring_protocol::work::{Checkpoint, FailureCause, Kernel, Member, Roster};
+use evoring_protocol::{Digest, Rank, RosterNumber, limits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -24,8 +24,12 @@ pub struct GangState {
     pub roster: Option<Roster>,
     /// The newest durable checkpoint.
     pub checkpoint: Option<Checkpoint>,
-    /// Failed attempts since the newest checkpoint.
+    /// Attempts that failed since the newest checkpoint.
     pub failures: u32,
+    /// Attempts that were lost since the newest checkpoint.
+    pub losses: u32,
+    /// The last roster that counts as lost: the rank that is to blame may speak after its peers.
+    pub lost: Option<RosterNumber>,
     /// Results of the current roster's ranks.
     pub results: BTreeMap<Rank, Vec<u8>>,
 }
@@ -49,6 +53,8 @@ impl GangState {
             roster: None,
             checkpoint: None,
             failures: 0,
+            losses: 0,
+            lost: None,
             results: BTreeMap::new(),
         }
     }
@@ -84,10 +90,39 @@ impl GangState {
         }))
     }
 
-    /// Voids the roster.
-    pub(super) fn void(&mut self) {
-        self.roster = None;
+    /// Voids the roster; gives why the gang is given up, if it is.
+    pub(super) fn void(&mut self, cause: Option<FailureCause>, reason: &str) -> Option<String> {
+        let number = self.roster.take().map(|roster| roster.number);
         self.results.clear();
+        self.lost = number.filter(|_| cause == Some(FailureCause::Lost));
+        self.count(cause, reason)
+    }
+
+    /// A rank of a roster says that its work failed, after a peer said that it was lost; gives why the
+    /// gang is given up, if it is.
+    pub(super) fn blame(&mut self, number: RosterNumber, reason: &str) -> Option<String> {
+        if self.lost != Some(number) {
+            return None;
+        }
+        self.lost = None;
+        self.losses = self.losses.saturating_sub(1);
+        self.count(Some(FailureCause::Failed), reason)
+    }
+
+    fn count(&mut self, cause: Option<FailureCause>, reason: &str) -> Option<String> {
+        let (count, limit, what) = match cause? {
+            FailureCause::Lost => (&mut self.losses, limits::LOSSES, "was lost"),
+            FailureCause::Failed | FailureCause::Final => {
+                (&mut self.failures, limits::FAILURES, "failed")
+            }
+        };
+        *count += 1;
+        let is_given_up = *count >= limit;
+        is_given_up.then(|| {
+            format!(
+                "the gang {what} {count} times without a new checkpoint; the last time: {reason}"
+            )
+        })
     }
 
     /// Takes a durable checkpoint of the current roster, if it is newer.
@@ -99,6 +134,7 @@ impl GangState {
         if is_taken {
             self.checkpoint = Some(checkpoint);
             self.failures = 0;
+            self.losses = 0;
         }
         is_taken
     }

@@ -3,7 +3,7 @@
 use super::{Command, Effect, GangState, Job, Phase, State};
 use evoring_jobs::driver::DriverEvent;
 use evoring_protocol::event::EventKind;
-use evoring_protocol::work::{Checkpoint, Member, WorkError};
+use evoring_protocol::work::{Checkpoint, FailureCause, Member, WorkError};
 use evoring_protocol::{DemandId, JobId, Rank, RosterNumber, limits};
 
 /// A roster, as commands name it, and the entry that does.
@@ -39,9 +39,9 @@ impl State {
                 demand,
                 number,
                 reason,
-                is_failure,
+                cause,
             } => {
-                self.break_roster(at(job, demand, number), reason, is_failure, effects);
+                self.break_roster(at(job, demand, number), reason, cause, effects);
             }
             Command::RankFailed {
                 job,
@@ -132,7 +132,7 @@ impl State {
         &mut self,
         at: At,
         reason: String,
-        is_failure: bool,
+        cause: Option<FailureCause>,
         effects: &mut Vec<Effect>,
     ) {
         let At {
@@ -155,14 +155,8 @@ impl State {
         if gang.current(number).is_none() {
             return;
         }
-        gang.void();
-        gang.failures += u32::from(is_failure);
-        let gave_up = gang.failures >= limits::ATTEMPTS;
-        job.retries += u64::from(is_failure);
-        let message = format!(
-            "the gang failed {} times without a new checkpoint; the last time: {reason}",
-            limits::ATTEMPTS
-        );
+        let given_up = gang.void(cause, &reason);
+        job.retries += u64::from(cause.is_some());
         effects.push(Effect::Event(EventKind::RosterBroken {
             job: id,
             demand,
@@ -170,19 +164,15 @@ impl State {
             roster: number,
             reason,
         }));
-        effects.push(Effect::RosterBroken {
-            job: id,
-            demand,
-            number,
-        });
-        if gave_up {
+        effects.push(Effect::RosterBroken { job: id, demand });
+        if let Some(message) = given_up {
             self.fail_demand(
                 at.index,
                 id,
                 demand,
                 WorkError {
                     message,
-                    can_retry: false,
+                    cause: FailureCause::Final,
                 },
                 effects,
             );
@@ -191,20 +181,23 @@ impl State {
 
     fn rank_failed(&mut self, at: At, rank: Rank, error: WorkError, effects: &mut Vec<Effect>) {
         let message = format!("rank {rank}: {}", error.message);
-        if error.can_retry {
-            self.break_roster(at, message, true, effects);
-        } else if self.gang_mut(at.job, at.demand).is_some() {
+        let Some(gang) = self.gang_mut(at.job, at.demand) else {
+            return;
+        };
+        let given_up = match error.cause {
             // From an older roster too: a peer that noticed the loss first may have broken that one.
-            self.fail_demand(
-                at.index,
-                at.job,
-                at.demand,
-                WorkError {
-                    message,
-                    can_retry: false,
-                },
-                effects,
-            );
+            FailureCause::Final => Some(message),
+            FailureCause::Failed if gang.current(at.number).is_none() => {
+                gang.blame(at.number, &message)
+            }
+            FailureCause::Failed | FailureCause::Lost => {
+                return self.break_roster(at, message, Some(error.cause), effects);
+            }
+        };
+        if let Some(message) = given_up {
+            let cause = FailureCause::Final;
+            let error = WorkError { message, cause };
+            self.fail_demand(at.index, at.job, at.demand, error, effects);
         }
     }
 
@@ -226,7 +219,7 @@ impl State {
                 rank,
                 WorkError {
                     message,
-                    can_retry: false,
+                    cause: FailureCause::Final,
                 },
                 effects,
             );

@@ -67,6 +67,12 @@ impl State {
         job.evaluated += changes.recorded.len() as u64;
         job.retries += changes.retried.len() as u64;
         if !changes.recorded.is_empty() {
+            effects.push(Effect::Event(EventKind::ItemsRecorded {
+                job: id,
+                demand,
+                stage: stage.clone(),
+                items: changes.recorded.clone(),
+            }));
             effects.push(Effect::ItemsRecorded {
                 job: id,
                 demand,

@@ -5,8 +5,8 @@ use super::map::MapState;
 use evoring_jobs::driver::JobDriver;
 use evoring_protocol::event::GenerationSummary;
 use evoring_protocol::numerics::NumericsClass;
-use evoring_protocol::work::{Assignment, Kernel};
-use evoring_protocol::{DemandId, Digest, JobId};
+use evoring_protocol::work::Assignment;
+use evoring_protocol::{DemandId, Digest, JobId, SubmissionKey};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -17,8 +17,8 @@ pub struct Job {
     pub name: String,
     /// Kind, as in the job file.
     pub kind: String,
-    /// Fewest slots that its gangs need at once.
-    pub min_ranks: u32,
+    /// The key of its submission.
+    pub key: SubmissionKey,
     /// Replicated time of submission.
     pub submitted_ms: u64,
     /// Replicated time of the first work.
@@ -126,14 +126,6 @@ impl DemandState {
             kernel,
             payload: payload.clone(),
             inputs: inputs.clone(),
-        }
-    }
-
-    /// What it runs.
-    pub fn kernel(&self) -> Kernel {
-        match &self.body {
-            Body::Gang(gang) => gang.kernel,
-            Body::Map(map) => map.kernel,
         }
     }
 

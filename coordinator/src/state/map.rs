@@ -3,7 +3,7 @@
 use super::cache::{FitnessCache, KeyPrefix};
 use super::command::ItemReport;
 use evoring_protocol::numerics::NumericsClass;
-use evoring_protocol::work::{Kernel, WorkError};
+use evoring_protocol::work::{FailureCause, Kernel, WorkError};
 use evoring_protocol::{Attempt, Digest, ItemIndex, limits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -11,12 +11,21 @@ use std::collections::BTreeMap;
 /// Where an item stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ItemState {
-    /// It has no result; this is its current attempt.
-    Open(Attempt),
+    /// It has no result.
+    Open(Tries),
     /// It equals an earlier item of the map and gets that one's result.
     Same(ItemIndex),
     /// Its one result.
     Done(Vec<u8>),
+}
+
+/// How often an open item was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tries {
+    /// Its current attempt.
+    pub attempt: Attempt,
+    /// Earlier attempts that failed; all others were lost.
+    pub failures: u32,
 }
 
 /// A map.
@@ -56,13 +65,13 @@ pub(super) struct Changes {
 /// What a report means for an open item.
 enum Verdict<'a> {
     Result(&'a Vec<u8>),
-    Again(&'a str),
+    Again(Tries, &'a str),
     Failed(String),
     /// A failure of an attempt that was given up before.
     Stale,
 }
 
-fn judge(report: &ItemReport, attempt: Attempt) -> Verdict<'_> {
+fn judge(report: &ItemReport, tries: Tries) -> Verdict<'_> {
     let ItemReport { index, outcome, .. } = report;
     match outcome {
         Ok(result) if result.len() <= limits::RESULT_BYTES => Verdict::Result(result),
@@ -71,16 +80,44 @@ fn judge(report: &ItemReport, attempt: Attempt) -> Verdict<'_> {
             result.len(),
             limits::RESULT_BYTES
         )),
-        Err(error) if !error.can_retry => {
+        Err(error) if !error.cause.can_retry() => {
             Verdict::Failed(format!("item {index}: {}", error.message))
         }
-        Err(_) if report.attempt != attempt => Verdict::Stale,
-        Err(error) if attempt.0 >= limits::ATTEMPTS => Verdict::Failed(format!(
-            "item {index} was tried {} times; the last attempt: {}",
-            limits::ATTEMPTS,
-            error.message
-        )),
-        Err(error) => Verdict::Again(&error.message),
+        Err(_) if report.attempt != tries.attempt => Verdict::Stale,
+        Err(error) => {
+            let next = tries.after(error.cause);
+            let lost = next.attempt.0 - 1 - next.failures;
+            let (count, limit, what) = match error.cause {
+                FailureCause::Lost => (lost, limits::LOSSES, "was lost"),
+                FailureCause::Failed | FailureCause::Final => {
+                    (next.failures, limits::FAILURES, "failed")
+                }
+            };
+            if count < limit {
+                Verdict::Again(next, &error.message)
+            } else {
+                Verdict::Failed(format!(
+                    "item {index} {what} {count} times; the last time: {}",
+                    error.message
+                ))
+            }
+        }
+    }
+}
+
+impl Tries {
+    /// Before the first attempt.
+    const NONE: Self = Self {
+        attempt: Attempt(1),
+        failures: 0,
+    };
+
+    /// With one more attempt that gave no result.
+    fn after(self, cause: FailureCause) -> Self {
+        Self {
+            attempt: Attempt(self.attempt.0 + 1),
+            failures: self.failures + u32::from(cause != FailureCause::Lost),
+        }
     }
 }
 
@@ -99,7 +136,7 @@ impl MapState {
                 Some(&earlier) if kernel.is_cacheable() => ItemState::Same(earlier),
                 _ => {
                     first.insert(item, ItemIndex(index));
-                    ItemState::Open(Attempt(1))
+                    ItemState::Open(Tries::NONE)
                 }
             });
         }
@@ -157,10 +194,10 @@ impl MapState {
             let Some(state) = self.states.get_mut(position) else {
                 continue;
             };
-            let ItemState::Open(attempt) = *state else {
+            let ItemState::Open(tries) = *state else {
                 continue;
             };
-            match judge(report, attempt) {
+            match judge(report, tries) {
                 Verdict::Result(result) => {
                     if let (Some(prefix), Some(item)) = (&prefix, self.items.get(position)) {
                         cache.insert(prefix.key(item), result.clone());
@@ -170,10 +207,9 @@ impl MapState {
                     self.evaluated += 1;
                     changes.recorded.push(report.index);
                 }
-                Verdict::Again(reason) => {
-                    let next = Attempt(attempt.0 + 1);
+                Verdict::Again(next, reason) => {
                     *state = ItemState::Open(next);
-                    changes.retried.push((report.index, next));
+                    changes.retried.push((report.index, next.attempt));
                     if changes.reason.is_empty() {
                         reason.clone_into(&mut changes.reason);
                     }
@@ -181,7 +217,7 @@ impl MapState {
                 Verdict::Failed(message) => {
                     changes.failed.get_or_insert(WorkError {
                         message,
-                        can_retry: false,
+                        cause: FailureCause::Final,
                     });
                 }
                 Verdict::Stale => {}
@@ -192,8 +228,13 @@ impl MapState {
 
     /// Current attempt of an item, while it has no result.
     pub fn attempt(&self, index: ItemIndex) -> Option<Attempt> {
+        self.tries(index).map(|tries| tries.attempt)
+    }
+
+    /// How often an item was tried, while it has no result.
+    pub fn tries(&self, index: ItemIndex) -> Option<Tries> {
         match self.states.get(index.0 as usize) {
-            Some(ItemState::Open(attempt)) => Some(*attempt),
+            Some(ItemState::Open(tries)) => Some(*tries),
             _ => None,
         }
     }

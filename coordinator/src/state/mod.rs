@@ -9,7 +9,7 @@
 //! - `STATE-3`: a driver takes its step on a copy; an error or a panic fails its job, at the same
 //!   index everywhere, and touches nothing else.
 //! - `STATE-4`: a driver's blob stays here until the blob store has it.
-//! - `STATE-5`: one submission key makes one job.
+//! - `STATE-5`: one submission key makes one job, for as long as the job is kept.
 //! - `STATE-6`: a gang has at most one roster; its numbers only grow.
 
 mod cache;
@@ -29,7 +29,7 @@ pub use effect::{Applied, Effect, Outcome};
 pub use encoding::StateError;
 pub use gang::GangState;
 pub use job::{Body, DemandState, Job, Phase, Work};
-pub use map::{ItemState, MapState};
+pub use map::{ItemState, MapState, Tries};
 
 use evoring_jobs::driver::{Driver, DriverEvent};
 use evoring_protocol::event::EventKind;
@@ -37,7 +37,8 @@ use evoring_protocol::{DemandId, Digest, ErrorCode, JobId, SubmissionKey, Worker
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Jobs that are kept, ended ones included: at 8 KiB for an ended job under 1 GB.
+/// Jobs that are kept, ended ones included, at 8 KiB for an ended job under 1 GB; the oldest ended
+/// ones are forgotten.
 pub const JOBS: usize = 100_000;
 /// Jobs that may be active at once.
 pub const ACTIVE_JOBS: usize = 1_000;
@@ -199,8 +200,8 @@ impl State {
             key,
             name,
             kind,
-            min_ranks,
             driver,
+            ..
         } = submission;
         if let Some(&job) = self.submissions.get(&key) {
             return Outcome::Submitted {
@@ -208,17 +209,17 @@ impl State {
                 already_known: true,
             };
         }
-        if self.jobs.len() >= JOBS || self.active_jobs().count() >= ACTIVE_JOBS {
+        let active = self.active_jobs().count();
+        if active >= ACTIVE_JOBS {
             let message = format!(
-                "the cluster holds {} jobs, {} of them active; at most {JOBS} and {ACTIVE_JOBS} are allowed",
-                self.jobs.len(),
-                self.active_jobs().count()
+                "the cluster has {active} active jobs, at most {ACTIVE_JOBS} are allowed; wait for one or cancel one"
             );
             return Outcome::Refused {
                 code: ErrorCode::Busy,
                 message,
             };
         }
+        self.forget_oldest();
         let id = JobId(self.next_job);
         self.next_job += 1;
         self.submissions.insert(key, id);
@@ -230,7 +231,7 @@ impl State {
         let job = Job {
             name,
             kind,
-            min_ranks,
+            key,
             submitted_ms: self.time_ms,
             started_ms: None,
             ended_ms: None,
@@ -252,6 +253,19 @@ impl State {
         Outcome::Submitted {
             job: id,
             already_known: false,
+        }
+    }
+
+    /// Makes room for one more job: the ended jobs with the lowest numbers go, and their keys.
+    fn forget_oldest(&mut self) {
+        while self.jobs.len() >= JOBS {
+            let ended = |(_, job): &(&JobId, &Job)| job.work().is_none();
+            let Some((&id, _)) = self.jobs.iter().find(ended) else {
+                return;
+            };
+            if let Some(job) = self.jobs.remove(&id) {
+                self.submissions.remove(&job.key);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::made_up::{JOB, compute, trained};
 use evoring_protocol::numerics::NumericsClass;
-use evoring_protocol::work::{Checkpoint, Member, WorkError};
+use evoring_protocol::work::{Checkpoint, FailureCause, Member, WorkError};
 use evoring_protocol::{Attempt, ItemIndex, Rank, RosterNumber, SlotIndex, Step, limits};
 use proptest::prelude::*;
 
@@ -43,6 +43,8 @@ impl Log {
 
 const JOB_1: JobId = JobId(1);
 const GANG: DemandId = DemandId(1);
+const LOST: Option<FailureCause> = Some(FailureCause::Lost);
+const FAILED: Option<FailureCause> = Some(FailureCause::Failed);
 
 fn member(worker: &str) -> Member {
     Member {
@@ -74,14 +76,14 @@ fn checkpoint(number: u32, step: u64) -> Command {
     }
 }
 
-fn void(number: u32, is_failure: bool) -> Command {
+fn void(number: u32, cause: Option<FailureCause>) -> Command {
     let reason = "lost".to_owned();
     Command::BreakRoster {
         job: JOB_1,
         demand: GANG,
         number: RosterNumber(number),
         reason,
-        is_failure,
+        cause,
     }
 }
 
@@ -125,9 +127,9 @@ fn rosters_and_checkpoints() {
     assert!(log.one(checkpoint(1, 50)).effects.is_empty());
     assert!(log.one(checkpoint(1, 20)).effects.is_empty());
     assert!(log.one(checkpoint(2, 70)).effects.is_empty());
-    assert!(log.one(void(3, true)).effects.is_empty());
+    assert!(log.one(void(3, LOST)).effects.is_empty());
     log.one(finished(1, 0, b"half of it"));
-    assert_eq!(log.one(void(1, true)).effects.len(), 2);
+    assert_eq!(log.one(void(1, LOST)).effects.len(), 2);
     assert!(
         log.one(checkpoint(1, 60)).effects.is_empty(),
         "a voided roster's checkpoint"
@@ -146,38 +148,73 @@ fn rosters_and_checkpoints() {
 }
 
 // Claim: a gang is given up after a declared number of failures without progress; progress starts
-// the count anew, and growing does not count.
+// the count anew; neither growing nor what was lost counts.
 // Method: break rosters, with and without checkpoints in between.
 #[test]
 fn gang_gives_up() {
     let mut log = Log::default();
     log.one(submission(1));
     let mut number = 0;
-    let mut broken = |log: &mut Log, is_failure: bool| {
+    let mut broken = |log: &mut Log, cause: Option<FailureCause>| {
         number += 1;
         log.one(roster(number, &["a"]));
         log.one(checkpoint(
             number,
             if number <= 3 { u64::from(number) } else { 3 },
         ));
-        log.one(void(number, is_failure));
+        log.one(void(number, cause));
         log.state.jobs()[&JOB_1].work().is_some()
     };
     for _ in 0..3 {
-        assert!(broken(&mut log, true));
+        assert!(broken(&mut log, FAILED));
     }
     for _ in 0..20 {
-        assert!(broken(&mut log, false));
+        assert!(broken(&mut log, None));
+        assert!(broken(&mut log, LOST));
     }
-    for _ in 1..limits::ATTEMPTS - 1 {
-        assert!(broken(&mut log, true));
+    for _ in 1..limits::FAILURES - 1 {
+        assert!(broken(&mut log, FAILED));
     }
-    assert!(!broken(&mut log, true));
+    assert!(!broken(&mut log, FAILED));
     let Phase::Failed { error } = &log.state.jobs()[&JOB_1].phase else {
         panic!()
     };
     assert!(
         error.contains("without a new checkpoint") && error.contains("lost"),
+        "{error}"
+    );
+}
+
+// Claim: a gang whose work fails is given up although its peers always speak first and say that they
+// lost it; each roster counts once.
+// Method: rosters of which one rank is lost, and then another one failed, twice said.
+#[test]
+fn peers_speak_first() {
+    let mut log = Log::default();
+    log.one(submission(1));
+    let failed = |number, rank, cause| Command::RankFailed {
+        job: JOB_1,
+        demand: GANG,
+        number: RosterNumber(number),
+        rank: Rank(rank),
+        error: WorkError {
+            message: "made up".to_owned(),
+            cause,
+        },
+    };
+    for number in 1..=limits::FAILURES {
+        assert!(log.state.jobs()[&JOB_1].work().is_some(), "{number}");
+        log.one(roster(number, &["a", "b"]));
+        log.one(failed(number, 1, FailureCause::Lost));
+        for _ in 0..2 {
+            log.one(failed(number, 0, FailureCause::Failed));
+        }
+    }
+    let Phase::Failed { error } = &log.state.jobs()[&JOB_1].phase else {
+        panic!()
+    };
+    assert!(
+        error.contains("failed 4 times") && error.contains("rank 0: made up"),
         "{error}"
     );
 }
@@ -231,7 +268,7 @@ fn first_result_counts() {
     let lost = || {
         Err(WorkError {
             message: "lost".to_owned(),
-            can_retry: true,
+            cause: FailureCause::Failed,
         })
     };
     let applied = log.one(record(demand, 0, 1, lost()));
@@ -247,14 +284,11 @@ fn first_result_counts() {
     let result = result_of(&log, demand, 0);
     // Late, from the attempt that was given up: still the first result.
     let applied = log.one(record(demand, 0, 1, Ok(result.clone())));
-    assert_eq!(
-        applied.effects[0],
-        Effect::ItemsRecorded {
-            job: JOB_1,
-            demand,
-            items: vec![ItemIndex(0)]
-        }
-    );
+    assert!(applied.effects.contains(&Effect::ItemsRecorded {
+        job: JOB_1,
+        demand,
+        items: vec![ItemIndex(0)]
+    }));
     let jobs = log.state.jobs().clone();
     for nothing in [
         record(demand, 0, 2, Ok(vec![9])),
@@ -265,6 +299,72 @@ fn first_result_counts() {
         assert!(log.one(nothing).effects.is_empty());
     }
     assert_eq!(log.state.jobs(), &jobs);
+}
+
+// Claim: failures and losses of an item have bounds of their own: few failures end its job, as many
+// losses do not, and even losses end it at last.
+// Method: attempts in order, all lost, or all lost but some that failed.
+#[test]
+fn failures_and_losses() {
+    let give_up = |causes: &mut dyn Iterator<Item = FailureCause>| {
+        let (mut log, demand) = at_first_map();
+        for (cause, attempt) in causes.zip(1..) {
+            let message = "made up".to_owned();
+            log.one(record(
+                demand,
+                0,
+                attempt,
+                Err(WorkError { message, cause }),
+            ));
+            if let Phase::Failed { error } = &log.state.jobs()[&JOB_1].phase {
+                return (attempt, error.clone());
+            }
+        }
+        panic!("the job never fails");
+    };
+    let mixed = (0..).map(|number| match number % 3 {
+        0 => FailureCause::Failed,
+        _ => FailureCause::Lost,
+    });
+    let (attempts, error) = give_up(&mut { mixed });
+    assert_eq!(attempts, 3 * (limits::FAILURES - 1) + 1);
+    assert!(
+        error.contains("failed 4 times") && error.contains("made up"),
+        "{error}"
+    );
+    let (attempts, error) = give_up(&mut std::iter::repeat(FailureCause::Lost));
+    assert_eq!(attempts, limits::LOSSES);
+    assert!(error.contains("was lost 1000 times"), "{error}");
+}
+
+// Claim: a cluster that has run many jobs takes more: the oldest ended ones go, with their keys;
+// what is active stays.
+// Method: a state that holds as many jobs as allowed, the first one active.
+#[test]
+fn oldest_jobs_are_forgotten() {
+    let mut log = Log::default();
+    for number in 0..3 {
+        log.one(submission(number));
+    }
+    for job in [JobId(2), JobId(3)] {
+        log.one(Command::Cancel { job });
+    }
+    let ended = log.state.jobs[&JobId(3)].clone();
+    for number in 4..=JOBS as u64 {
+        log.state.jobs.insert(JobId(number), ended.clone());
+    }
+    log.state.next_job = JOBS as u64 + 1;
+    let new = JobId(JOBS as u64 + 1);
+    let submitted = |already_known| Outcome::Submitted {
+        job: new,
+        already_known,
+    };
+    assert_eq!(log.one(submission(9)).outcomes, [submitted(false)]);
+    let jobs = &log.state.jobs;
+    assert!(jobs.len() == JOBS && jobs.contains_key(&JOB_1) && !jobs.contains_key(&JobId(2)));
+    assert_eq!(log.state.submission(&SubmissionKey([1; 16])), None);
+    assert_eq!(log.state.submission(&SubmissionKey([0; 16])), Some(JOB_1));
+    assert_eq!(log.one(submission(9)).outcomes, [submitted(true)]);
 }
 
 // Claim: a result that is larger than allowed fails its job with the sizes.
@@ -320,7 +420,7 @@ fn malformed_bytes() {
     newer[0] += 1;
     for (wrong, reason) in [
         (&longer[..], "1 bytes left over"),
-        (&newer[..], "version 2, expected 1"),
+        (&newer[..], "version 3, expected 2"),
         (&entry[..2], "entry of 2 bytes"),
     ] {
         let error = Batch::decode(wrong).unwrap_err().to_string();
@@ -339,7 +439,7 @@ fn malformed_bytes() {
     other[0] = b'X';
     for (wrong, reason) in [
         (&longer[..], "left over"),
-        (&newer[..], "version 2, expected 1"),
+        (&newer[..], "version 3, expected 2"),
         (&other[..], "not a state of Evoring"),
         (&bytes[..3], "too short"),
         (&bytes[..bytes.len() - 1], "snapshot of"),
@@ -371,91 +471,69 @@ fn time_is_monotonic() {
 }
 
 fn any_error() -> impl Strategy<Value = WorkError> {
-    any::<bool>().prop_map(|can_retry| WorkError {
+    prop_oneof![
+        2 => Just(FailureCause::Lost),
+        2 => Just(FailureCause::Failed),
+        1 => Just(FailureCause::Final)
+    ]
+    .prop_map(|cause| WorkError {
         message: "made up".to_owned(),
-        can_retry,
+        cause,
     })
 }
 
-/// Any command at all, aimed at the jobs that may exist.
-fn any_command() -> impl Strategy<Value = Command> {
-    let job = || (1u64..4).prop_map(JobId);
-    let demand = || (1u32..4).prop_map(DemandId);
-    let number = || (0u32..4).prop_map(RosterNumber);
-    let rank = || (0u32..3).prop_map(Rank);
-    let bytes = || proptest::collection::vec(any::<u8>(), 0..300);
-    let outcome = (
-        0u32..20,
-        1u32..4,
-        prop_oneof![bytes().prop_map(Ok), any_error().prop_map(Err)],
-    )
-        .prop_map(|(index, attempt, outcome)| ItemReport {
-            index: ItemIndex(index),
-            attempt: Attempt(attempt),
-            outcome,
-        });
-    prop_oneof![
-        (0u8..4).prop_map(submission),
-        job().prop_map(|job| Command::Cancel { job }),
-        any::<[u8; 32]>().prop_map(|key| Command::SetLeaseKey { key }),
-        (job(), "[ab]").prop_map(|(job, class)| Command::AssignClass {
-            job,
-            class: NumericsClass(class)
-        }),
-        (job(), demand(), proptest::collection::vec(outcome, 0..6)).prop_map(
-            |(job, demand, outcomes)| Command::Record {
-                job,
-                demand,
-                outcomes
-            }
-        ),
-        (job(), demand(), number(), 0usize..6).prop_map(|(job, demand, number, count)| {
-            Command::CommitRoster {
+fn any_job() -> impl Strategy<Value = JobId> {
+    (1u64..4).prop_map(JobId)
+}
+
+fn any_demand() -> impl Strategy<Value = DemandId> {
+    (1u32..4).prop_map(DemandId)
+}
+
+fn any_result() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), 0..300)
+}
+
+/// Any command about a gang.
+fn any_gang_command() -> impl Strategy<Value = Command> {
+    let number = (0u32..4).prop_map(RosterNumber);
+    let result = prop_oneof![any_result(), Just(trained(b""))];
+    let causes = prop_oneof![Just(None), any_error().prop_map(|error| Some(error.cause))];
+    let other = (0u32..3, 0usize..6, 0u64..9, causes, any_error(), result);
+    let what = (0u8..5, any_job(), any_demand(), number, other);
+    what.prop_map(|(kind, job, demand, number, other)| {
+        let (rank, members, step, cause, error, result) = other;
+        let rank = Rank(rank);
+        match kind {
+            0 => Command::CommitRoster {
                 job,
                 demand,
                 number,
-                members: vec![member("a"); count],
+                members: vec![member("a"); members],
                 secret: [1; 32],
-            }
-        }),
-        (job(), demand(), number(), any::<bool>()).prop_map(|(job, demand, number, is_failure)| {
-            Command::BreakRoster {
+            },
+            1 => Command::BreakRoster {
                 job,
                 demand,
                 number,
                 reason: "made up".to_owned(),
-                is_failure,
-            }
-        }),
-        (job(), demand(), number(), rank(), any_error()).prop_map(
-            |(job, demand, number, rank, error)| {
-                Command::RankFailed {
-                    job,
-                    demand,
-                    number,
-                    rank,
-                    error,
-                }
-            }
-        ),
-        (
-            job(),
-            demand(),
-            number(),
-            rank(),
-            prop_oneof![bytes(), Just(trained(b""))]
-        )
-            .prop_map(
-                |(job, demand, number, rank, result)| Command::RankFinished {
-                    job,
-                    demand,
-                    number,
-                    rank,
-                    result
-                }
-            ),
-        (job(), demand(), number(), 0u64..9).prop_map(|(job, demand, number, step)| {
-            Command::Checkpoint {
+                cause,
+            },
+            2 => Command::RankFailed {
+                job,
+                demand,
+                number,
+                rank,
+                error,
+            },
+            3 => Command::RankFinished {
+                job,
+                demand,
+                number,
+                rank,
+                result,
+            },
+            _ => Command::Checkpoint {
                 job,
                 demand,
                 number,
@@ -463,9 +541,41 @@ fn any_command() -> impl Strategy<Value = Command> {
                     step: Step(step),
                     digest: Digest::of(b"made up"),
                 },
+            },
+        }
+    })
+}
+
+/// Any command at all, aimed at the jobs that may exist.
+fn any_command() -> impl Strategy<Value = Command> {
+    let outcome = (
+        0u32..20,
+        1u32..4,
+        prop_oneof![any_result().prop_map(Ok), any_error().prop_map(Err)],
+    )
+        .prop_map(|(index, attempt, outcome)| ItemReport {
+            index: ItemIndex(index),
+            attempt: Attempt(attempt),
+            outcome,
+        });
+    let outcomes = proptest::collection::vec(outcome, 0..6);
+    prop_oneof![
+        5 => any_gang_command(),
+        1 => (0u8..4).prop_map(submission),
+        1 => any_job().prop_map(|job| Command::Cancel { job }),
+        1 => any::<[u8; 32]>().prop_map(|key| Command::SetLeaseKey { key }),
+        1 => (any_job(), "[ab]").prop_map(|(job, class)| Command::AssignClass {
+            job,
+            class: NumericsClass(class)
+        }),
+        1 => (any_job(), any_demand(), outcomes).prop_map(|(job, demand, outcomes)| {
+            Command::Record {
+                job,
+                demand,
+                outcomes,
             }
         }),
-        Just(Command::BlobStored {
+        1 => Just(Command::BlobStored {
             digest: Digest::of(b"made up")
         }),
     ]

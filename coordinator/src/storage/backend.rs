@@ -23,7 +23,8 @@ pub(super) enum Failure {
 #[derive(Debug, Clone, Default)]
 pub(super) struct FileNotes {
     failure: Arc<Mutex<Option<Failure>>>,
-    /// How writes and syncs shall fail, for tests.
+    /// How writes and syncs shall fail.
+    #[cfg(test)]
     injected: Arc<Mutex<Option<Failure>>>,
 }
 
@@ -45,10 +46,9 @@ impl FileNotes {
 
     /// Notes for the same file, opened again.
     pub(super) fn reopened(&self) -> Self {
-        Self {
-            failure: Arc::default(),
-            injected: Arc::clone(&self.injected),
-        }
+        let mut notes = self.clone();
+        notes.failure = Arc::default();
+        notes
     }
 
     #[cfg(test)]
@@ -56,6 +56,12 @@ impl FileNotes {
         *self.injected.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
+    #[cfg(not(test))]
+    fn injected(&self, _is_sync: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(test)]
     fn injected(&self, is_sync: bool) -> io::Result<()> {
         match &*self.injected.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(Failure::Full) if !is_sync => Err(rustix::io::Errno::NOSPC.into()),

@@ -1,8 +1,9 @@
 //! One suite that every store must pass.
 
 use super::backend::Failure;
-use super::memory::Fault;
-use super::{LogStore, LogWrite, MemoryStore, RedbStore, SnapshotRecord, StorageError, Stored};
+use super::{
+    Fault, LogStore, LogWrite, MemoryStore, RedbStore, SnapshotRecord, StorageError, Stored,
+};
 use proptest::prelude::*;
 use raft::eraftpb::{ConfState, Entry, HardState};
 use std::path::Path;
@@ -233,6 +234,29 @@ proptest! {
         }
         drop(disk);
         prop_assert_eq!(kind.open().load().unwrap(), memory.load().unwrap());
+    }
+}
+
+proptest! {
+    // Claim: writes that share a transaction leave what they leave one after the other.
+    // Method: random writes that fit; neighbours are joined wherever that is possible.
+    #[test]
+    fn joined_writes_agree(writes in proptest::collection::vec(any_write(), 1..20)) {
+        let (mut single, mut joined) = (MemoryStore::new(), MemoryStore::new());
+        let mut waiting = LogWrite::default();
+        for write in writes {
+            if single.write(&write).is_err() {
+                continue;
+            }
+            if waiting.takes(&write) {
+                waiting.join(write);
+            } else {
+                joined.write(&waiting).unwrap();
+                waiting = write;
+            }
+        }
+        joined.write(&waiting).unwrap();
+        prop_assert_eq!(single.load().unwrap(), joined.load().unwrap());
     }
 }
 

@@ -132,6 +132,57 @@ fn damaged_witness() {
     }
 }
 
+// Claim: a first start that was interrupted, by a full disk or a kill, does not stop the next one:
+// nothing was acknowledged.
+// Method: what an interruption leaves: an empty witness, one under its temporary name, a log file
+// without a magic number; then it must open and take writes.
+#[test]
+fn interrupted_first_start() {
+    let lay = |files: &[(&str, &[u8])]| {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        folder
+    };
+    let zeros = vec![0u8; 8192];
+    for folder in [
+        lay(&[("log.witness", b"")]),
+        lay(&[("log.witness.new", b"x")]),
+        lay(&[("log.witness", b""), ("log.redb", b"")]),
+        lay(&[("log.witness", &[0; 12]), ("log.redb", b"")]),
+        lay(&[("log.witness", &[0; 12]), ("log.redb", &zeros)]),
+        lay(&[("log.witness", &[0; 12]), ("log.redb", &[0; 3])]),
+    ] {
+        let whole = closed_store(folder.path());
+        let again = RedbStore::open(folder.path()).unwrap();
+        assert_eq!(again.load().unwrap(), whole);
+    }
+}
+
+// Claim: once something was acknowledged, an empty witness, or a log without its magic number, is
+// damage and not a first start.
+// Method: empty the one, zero the first page of the other.
+#[test]
+fn emptied_later() {
+    let folder = tempfile::tempdir().unwrap();
+    closed_store(folder.path());
+    let witness = fs::read(folder.path().join("log.witness")).unwrap();
+    fs::write(folder.path().join("log.witness"), b"").unwrap();
+    let is_corrupt = || {
+        matches!(
+            RedbStore::open(folder.path()),
+            Err(StorageError::Corrupt { .. })
+        )
+    };
+    assert!(is_corrupt());
+    fs::write(folder.path().join("log.witness"), witness).unwrap();
+    let mut log = fs::read(folder.path().join("log.redb")).unwrap();
+    log[..9].fill(0);
+    fs::write(folder.path().join("log.redb"), log).unwrap();
+    assert!(is_corrupt());
+}
+
 // Claim: two processes cannot have one store.
 // Method: open it twice.
 #[test]

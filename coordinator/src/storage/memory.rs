@@ -1,5 +1,4 @@
-//! A store in memory, for tests and the simulator. It forgets on power loss only what it never
-//! acknowledged, and fails on demand.
+//! A store in memory, for tests. It keeps what it acknowledged, and fails on demand.
 
 use super::{LogStore, LogWrite, StorageError, Stored};
 use std::path::PathBuf;

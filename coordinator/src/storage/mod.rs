@@ -11,7 +11,6 @@
 //!   failed *sync* not in this process, because the kernel may claim success for lost pages.
 
 mod backend;
-mod memory;
 mod record;
 mod redb_store;
 mod witness;
@@ -20,8 +19,11 @@ mod witness;
 mod contract;
 #[cfg(test)]
 mod corruption;
+#[cfg(test)]
+mod memory;
 
-pub use memory::MemoryStore;
+#[cfg(test)]
+pub(crate) use memory::{Fault, MemoryStore};
 pub use redb_store::RedbStore;
 
 use raft::eraftpb::{ConfState, Entry, HardState};
@@ -52,9 +54,29 @@ pub struct LogWrite {
 }
 
 impl LogWrite {
-    /// Whether there is nothing to write.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.hard_state.is_none() && self.snapshot.is_none()
+    /// Whether a write that comes directly after this one may share its transaction. A snapshot's
+    /// stays alone: what follows it is checked against what is stored by then.
+    pub(crate) fn takes(&self, next: &LogWrite) -> bool {
+        self.snapshot.is_none() && next.snapshot.is_none()
+    }
+
+    /// Adds a write that it [`takes`](Self::takes).
+    pub(crate) fn join(&mut self, next: LogWrite) {
+        if let Some(first) = next.entries.first() {
+            let kept = self
+                .entries
+                .partition_point(|entry| entry.index < first.index);
+            self.entries.truncate(kept);
+            self.entries.extend(next.entries);
+        }
+        if next.hard_state.is_some() {
+            self.hard_state = next.hard_state;
+        }
+    }
+
+    /// Bytes of commands in it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.data.len()).sum()
     }
 }
 
@@ -82,7 +104,8 @@ impl Stored {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.index)
     }
 
-    /// Takes a checked write; the one definition of what a write means (`STORE-2`).
+    /// Takes a checked write, in memory; the one definition of what a write means (`STORE-2`).
+    #[cfg(test)]
     pub(crate) fn take(&mut self, write: &LogWrite) -> Result<(), StorageError> {
         check_contiguous(self.snapshot_index(), self.last_index(), write)?;
         if let Some(first) = write.entries.first() {

@@ -28,6 +28,8 @@ const SNAPSHOT_DATA: u64 = 5;
 const CACHE_BYTES: usize = 16 << 20;
 /// Copies of damaged files that are kept; a process that is started again and again makes no more.
 const COPIES: u32 = 3;
+/// Bytes of redb's magic number, with which its files begin.
+const MAGIC_BYTES: usize = 9;
 /// redb reports a repair's progress: 0.0 and 0.6 come with every integrity check, 0.3 says that
 /// the newest commit is broken and an older one would be taken.
 const FALLS_BACK: std::ops::Range<f64> = 0.2..0.5;
@@ -62,7 +64,13 @@ impl RedbStore {
             path: folder.to_owned(),
             reason: e.to_string(),
         };
-        let witness = Witness::open(&folder.join(WITNESS_FILE)).map_err(io)?;
+        let witness_path = folder.join(WITNESS_FILE);
+        let had_witness = witness_path.exists();
+        let witness = Witness::open(&witness_path).map_err(io)?;
+        let statement = witness.read().map_err(io)?;
+        if had_witness && matches!(statement, Statement::Nothing | Statement::Empty) {
+            empty_unmade(&folder.join(LOG_FILE)).map_err(io)?;
+        }
         let notes = FileNotes::default();
         let database = open_database(folder, &notes)?;
         let mut store = Self {
@@ -79,8 +87,13 @@ impl RedbStore {
             snapshot: stored.snapshot_index(),
             last: stored.last_index(),
         };
-        match store.witness.read().map_err(io)? {
+        match statement {
             Statement::Nothing => {}
+            // Nothing was ever acknowledged: the first start was interrupted.
+            Statement::Empty if sequence == 0 => {
+                store.witness = Witness::make(&witness_path).map_err(io)?;
+            }
+            Statement::Empty => return Err(store.corrupt("log.witness is empty".to_owned())),
             Statement::Acknowledged(acknowledged) if acknowledged <= sequence => {}
             Statement::Acknowledged(acknowledged) => {
                 return Err(store.corrupt(format!(
@@ -360,6 +373,22 @@ fn open_database(folder: &Path, notes: &FileNotes) -> Result<Database, StorageEr
         .and_then(|folder| folder.sync_all())
         .map_err(io)?;
     Ok(database)
+}
+
+/// Empties a log file whose making was interrupted. redb gives a file its magic number last; one
+/// without it, and without any acknowledgement, holds nothing.
+fn empty_unmade(path: &Path) -> io::Result<()> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut magic = [0u8; MAGIC_BYTES];
+    match std::os::unix::fs::FileExt::read_exact_at(&file, &mut magic, 0) {
+        Ok(()) if magic != [0; MAGIC_BYTES] => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+        _ => file.set_len(0),
+    }
 }
 
 fn database_error(folder: &Path, error: DatabaseError) -> StorageError {

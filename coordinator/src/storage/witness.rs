@@ -10,7 +10,7 @@ use super::record::{frame, unframe};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const KEY: u64 = 0x7769_746e_6573_7300;
 const RECORD_BYTES: usize = 12;
@@ -28,30 +28,50 @@ pub(super) enum Statement {
     Nothing,
     /// Transactions up to this sequence number were acknowledged.
     Acknowledged(u64),
+    /// The file holds nothing at all: its making was interrupted, or it was cut off.
+    Empty,
     /// Its bytes are not what was written.
     Damaged(String),
 }
 
 impl Witness {
-    /// Opens or creates it.
+    /// Opens it, or makes one that says [`Statement::Nothing`].
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let is_new = !path.exists();
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Ok(Self { file }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes one that says [`Statement::Nothing`], in place of any that is there. Under its name
+    /// it is whole at once: a full disk or a kill in between leaves nothing there.
+    pub(super) fn make(path: &Path) -> io::Result<Self> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".new");
+        let temporary = PathBuf::from(temporary);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
-            .truncate(false)
-            .open(path)?;
-        if is_new {
-            // The blocks are taken now, so that a full disk cannot stop a later statement.
-            file.write_all_at(&[0; RECORD_BYTES], 0)?;
-            file.sync_all()?;
+            .truncate(true)
+            .open(&temporary)?;
+        // The blocks are taken now: where files are written in place, a full disk then cannot stop
+        // a later statement. Elsewhere (copy on write) it can, and the store stops with it.
+        file.write_all_at(&[0; RECORD_BYTES], 0)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        if let Some(folder) = path.parent() {
+            File::open(folder)?.sync_all()?;
         }
         Ok(Self { file })
     }
 
     /// Reads it.
     pub(super) fn read(&self) -> io::Result<Statement> {
+        if self.file.metadata()?.len() == 0 {
+            return Ok(Statement::Empty);
+        }
         let mut record = [0u8; RECORD_BYTES];
         match self.file.read_exact_at(&mut record, 0) {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {

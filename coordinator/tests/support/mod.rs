@@ -3,19 +3,19 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+mod agent;
 mod made_up;
 
-pub use made_up::{JOB, compute, trained};
+use agent::Agent;
+pub use made_up::JOB;
 
 use evoring_protocol::client::{ClientReply, ClientRequest, JobView};
 use evoring_protocol::event::Event;
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::transport::{Authority, Connection, Connector, Identity, Role};
 use evoring_protocol::version::build_id;
-use evoring_protocol::work::{Checkpoint, HeldRank, ItemOutcome, Lease};
-use evoring_protocol::worker::{Hello, RankEvent, WorkerCommand, WorkerReport};
-use evoring_protocol::{ClusterId, Digest, JobId, Rank, Step, SubmissionKey, WorkerId};
-use std::collections::BTreeMap;
+use evoring_protocol::worker::Hello;
+use evoring_protocol::{ClusterId, Digest, JobId, SubmissionKey, WorkerId};
 use std::io::BufRead as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -172,14 +172,8 @@ impl Cluster {
     /// A worker of one slot.
     pub fn worker(&self, name: &str, incarnation: u64, plan: Plan) -> FakeWorker {
         let connector = Connector::new(&self.identity(Role::Worker, name)).unwrap();
-        let (address, name) = (self.address, WorkerId::new(name).unwrap());
-        FakeWorker(tokio::spawn(work(
-            connector,
-            address,
-            name,
-            incarnation,
-            plan,
-        )))
+        let agent = Agent::new(WorkerId::new(name).unwrap(), incarnation, plan);
+        FakeWorker(tokio::spawn(agent.run(connector, self.address)))
     }
 
     pub fn get(&self, path: &str, host: &str) -> (u16, String) {
@@ -345,138 +339,6 @@ pub struct FakeWorker(tokio::task::JoinHandle<()>);
 impl Drop for FakeWorker {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-enum Done {
-    Item(Lease, ItemOutcome),
-    Rank(HeldRank, RankEvent),
-}
-
-/// The worker: reconnects for ever, computes on while nobody answers, delivers afterwards.
-async fn work(
-    connector: Connector,
-    address: SocketAddr,
-    name: WorkerId,
-    incarnation: u64,
-    plan: Plan,
-) {
-    let (done, mut finished) = tokio::sync::mpsc::unbounded_channel::<Done>();
-    let mut outbox: BTreeMap<u64, WorkerReport> = BTreeMap::new();
-    let mut running: BTreeMap<(u64, u64), (Lease, tokio::task::JoinHandle<()>)> = BTreeMap::new();
-    let mut ranks: BTreeMap<HeldRank, tokio::task::JoinHandle<()>> = BTreeMap::new();
-    let mut sequence = 0;
-    loop {
-        let Ok(connection) = connector.connect(address, Role::Coordinator).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let (sender, receiver) = connection.open().await.unwrap();
-        let (out, _writer) = sender.into_queue::<WorkerReport>(1024);
-        let mut commands = receiver.into_queue::<WorkerCommand>(64);
-        let delivered = outbox.values().filter_map(|report| match report {
-            WorkerReport::Results { lease, .. } => Some(lease.clone()),
-            _ => None,
-        });
-        let ended = outbox.values().filter_map(|report| match report {
-            WorkerReport::Rank {
-                held,
-                event: RankEvent::Finished { .. },
-                ..
-            } => Some(held.clone()),
-            _ => None,
-        });
-        let hello = Hello {
-            incarnation,
-            process: 1000 + incarnation as u32,
-            leases: running
-                .values()
-                .map(|(lease, _)| lease.clone())
-                .chain(delivered)
-                .collect(),
-            ranks: ranks.keys().cloned().chain(ended).collect(),
-            ..hello(name.as_str())
-        };
-        let _ = out.send(WorkerReport::Hello(hello)).await;
-        let mut beat = tokio::time::interval(Duration::from_millis(200));
-        loop {
-            tokio::select! {
-                command = commands.recv() => match command {
-                    Some(Ok(WorkerCommand::Welcome { leases_to_keep, ranks_to_keep, .. })) => {
-                        running.retain(|key, (_, task)| {
-                            let keep = leases_to_keep.iter().any(|(term, number)| (term.0, *number) == *key);
-                            if !keep { task.abort(); }
-                            keep
-                        });
-                        ranks.retain(|held, task| {
-                            let keep = ranks_to_keep.contains(held);
-                            if !keep { task.abort(); }
-                            keep
-                        });
-                        for report in outbox.values() {
-                            let _ = out.send(report.clone()).await;
-                        }
-                    }
-                    Some(Ok(WorkerCommand::Grant { lease, assignment, items })) => {
-                        let (done, granted) = (done.clone(), lease.clone());
-                        let task = tokio::spawn(async move {
-                            for (item, leased) in items.iter().zip(&granted.items) {
-                                tokio::time::sleep(plan.item).await;
-                                let result = Ok(compute(assignment.kernel, &assignment.payload, item));
-                                let _ = done.send(Done::Item(granted.clone(), ItemOutcome { index: leased.index, result }));
-                            }
-                        });
-                        running.insert((lease.term.0, lease.number), (lease, task));
-                    }
-                    Some(Ok(WorkerCommand::StopLease { term, number })) => {
-                        if let Some((_, task)) = running.remove(&(term.0, number)) { task.abort(); }
-                    }
-                    Some(Ok(WorkerCommand::StartRank { held, assignment, roster })) => {
-                        let (done, started) = (done.clone(), held.clone());
-                        let _ = out.send(WorkerReport::Progress {
-                            held: held.clone(),
-                            progress: evoring_protocol::work::TrainingProgress { step: 0, steps: 10, loss: 1.0 },
-                        }).await;
-                        let task = tokio::spawn(async move {
-                            tokio::time::sleep(plan.training / 2).await;
-                            if started.rank == Rank(0) && roster.resume.is_none() {
-                                let checkpoint = Checkpoint { step: Step(5), digest: Digest::of(b"half") };
-                                let _ = done.send(Done::Rank(started.clone(), RankEvent::Checkpointed(checkpoint)));
-                            }
-                            tokio::time::sleep(plan.training / 2).await;
-                            let event = RankEvent::Finished { result: trained(&assignment.payload) };
-                            let _ = done.send(Done::Rank(started, event));
-                        });
-                        ranks.insert(held, task);
-                    }
-                    Some(Ok(WorkerCommand::StopRank { held })) => {
-                        if let Some(task) = ranks.remove(&held) { task.abort(); }
-                    }
-                    Some(Ok(WorkerCommand::Acknowledge { sequence })) => { outbox.remove(&sequence); }
-                    Some(Ok(WorkerCommand::Refuse(error))) => panic!("{error}"),
-                    Some(Err(_)) | None => break,
-                },
-                Some(ended) = finished.recv() => {
-                    sequence += 1;
-                    let report = match ended {
-                        Done::Item(lease, outcome) => {
-                            let key = (lease.term.0, lease.number);
-                            if lease.items.last().is_some_and(|item| item.index == outcome.index) { running.remove(&key); }
-                            WorkerReport::Results { sequence, lease, outcomes: vec![outcome] }
-                        }
-                        Done::Rank(held, event) => {
-                            if matches!(event, RankEvent::Finished { .. }) { ranks.remove(&held); }
-                            WorkerReport::Rank { sequence, held, event }
-                        }
-                    };
-                    outbox.insert(sequence, report.clone());
-                    let _ = out.send(report).await;
-                }
-                _ = beat.tick() => {
-                    let _ = out.send(WorkerReport::Heartbeat { executors: vec![2000 + incarnation as u32] }).await;
-                }
-            }
-        }
     }
 }
 
