@@ -6,6 +6,7 @@ use evoring_protocol::WorkerId;
 use evoring_protocol::limits::WORKER_SLOTS;
 use evoring_worker::agent::session::Address;
 use evoring_worker::agent::{Settings, run};
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,8 +38,8 @@ struct Arguments {
     /// Where to serve /metrics, /healthz and /readyz
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     http: SocketAddr,
-    /// Exit at the end of file of this inherited descriptor; only 0, standard input, is supported
-    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(u32).range(0..=0))]
+    /// Inherited pipe at whose end of file the worker stops
+    #[arg(long, value_name = "N")]
     lifeline_fd: Option<u32>,
 }
 
@@ -77,7 +78,7 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let has_lifeline = arguments.lifeline_fd.is_some();
+    let lifeline = arguments.lifeline_fd.map(open_lifeline).transpose()?;
     let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -86,7 +87,7 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
                 biased;
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
-                () = end_of_lifeline(has_lifeline) => {}
+                () = end_of_lifeline(lifeline) => {}
             }
         };
         run(settings, stop).await
@@ -96,12 +97,18 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
     outcome
 }
 
+/// A handle of our own on an inherited pipe, without taking over a raw number.
+fn open_lifeline(descriptor: u32) -> anyhow::Result<File> {
+    let path = format!("/proc/self/fd/{descriptor}");
+    File::open(&path).with_context(|| format!("--lifeline-fd {descriptor}: {path}"))
+}
+
 /// Completes when the parent is gone; never without a lifeline.
-async fn end_of_lifeline(has_lifeline: bool) {
-    if !has_lifeline {
+async fn end_of_lifeline(lifeline: Option<File>) {
+    let Some(lifeline) = lifeline else {
         return std::future::pending().await;
-    }
+    };
+    let mut lifeline = tokio::fs::File::from_std(lifeline);
     let mut buffer = [0u8; 64];
-    let mut lifeline = tokio::io::stdin();
     while matches!(lifeline.read(&mut buffer).await, Ok(count) if count > 0) {}
 }

@@ -313,7 +313,7 @@ async fn results_outlive_a_coordinator() {
     assert_eq!(outcomes[0].index, ItemIndex(3));
     let error = outcomes[0].result.as_ref().unwrap_err();
     assert!(
-        !error.can_retry,
+        !error.cause.can_retry(),
         "a payload that is no call will never be one: {error}"
     );
     listener.close("this coordinator is gone").await;
@@ -384,7 +384,7 @@ async fn http_is_read_only_and_local() {
         ask("GET /healthz", &format!("localhost:{}", address.port())).starts_with("HTTP/1.1 200")
     );
     assert!(ask("GET /metrics", &own).contains("evoring_worker_slots_ready 1\n"));
-    assert!(ask("GET /metrics", "evil.example").starts_with("HTTP/1.1 403"));
+    assert!(ask("GET /metrics", "evil.example").starts_with("HTTP/1.1 421"));
     assert!(ask("POST /metrics", &own).starts_with("HTTP/1.1 405"));
 }
 

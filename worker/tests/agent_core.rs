@@ -1,15 +1,15 @@
-//! Claims about the agent's decisions (`AGENT-1` to `AGENT-4`).
+//! Claims about the agent's decisions (`AGENT-1` to `AGENT-5`).
 //!
 //! Method: events and times in, actions out; no process, socket or clock.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use evoring_protocol::executor::ExecutorReport;
+use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::work::{
-    Assignment, HeldRank, ItemOutcome, Kernel, Lease, LeasedItem, Roster, WorkError,
+    Assignment, FailureCause, HeldRank, ItemOutcome, Kernel, Lease, LeasedItem, Roster, WorkError,
 };
-use evoring_protocol::worker::{RankEvent, WorkerCommand, WorkerReport};
+use evoring_protocol::worker::{Ran, RankEvent, WorkerCommand, WorkerReport};
 use evoring_protocol::{
     Attempt, DemandId, Digest, ErrorCode, ItemIndex, JobId, Rank, RemoteError, RosterNumber,
     SlotIndex, Step, Term, WorkerId,
@@ -85,7 +85,7 @@ fn welcome(leases_to_keep: Vec<(Term, u64)>, ranks_to_keep: Vec<HeldRank>) -> Ev
 
 fn connected_core() -> Core {
     let mut core = ready_core();
-    core.handle(Event::Connected, seconds(0));
+    core.handle(Event::Connected { session: 1 }, seconds(0));
     core.handle(welcome(vec![], vec![]), seconds(0));
     core
 }
@@ -163,10 +163,28 @@ fn sent(actions: &[Action]) -> Vec<&WorkerReport> {
     actions
         .iter()
         .filter_map(|action| match action {
-            Action::Send(report) => Some(report),
+            Action::Send { report, .. } => Some(report),
             _ => None,
         })
         .collect()
+}
+
+/// The inputs are there: the executor is given the work.
+fn hand_over(core: &mut Core, task: u64) {
+    let command = ExecutorCommand::RunItems {
+        task,
+        assignment: assignment(),
+        inputs: vec![],
+        items: vec![],
+    };
+    let event = Event::Prepared {
+        slot: SLOT,
+        process: 7,
+        command: Box::new(command),
+    };
+    let actions = core.handle(event, seconds(0));
+    let is_delivery = |action: &Action| matches!(action, Action::Deliver { .. });
+    assert!(actions.iter().any(is_delivery), "{actions:?}");
 }
 
 fn outcomes(task: u64, indices: &[u32]) -> Event {
@@ -196,7 +214,7 @@ fn results_wait_for_their_acknowledgement() {
     core.handle(Event::Disconnected, seconds(1));
     let second = core.handle(outcomes(task, &[1]), seconds(1));
     assert!(sent(&second).is_empty(), "nothing can be sent: {second:?}");
-    core.handle(Event::Connected, seconds(2));
+    core.handle(Event::Connected { session: 2 }, seconds(2));
     let again = core.handle(welcome(vec![(Term(1), 1)], vec![]), seconds(2));
     let numbers: Vec<u64> = sent(&again)
         .into_iter()
@@ -232,7 +250,7 @@ fn the_hello_lists_what_is_held() {
     );
     core.handle(start_rank(), seconds(0));
     core.handle(Event::Disconnected, seconds(1));
-    let actions = core.handle(Event::Connected, seconds(1));
+    let actions = core.handle(Event::Connected { session: 2 }, seconds(1));
     let [WorkerReport::Hello(hello)] = sent(&actions)[..] else {
         panic!("{actions:?}")
     };
@@ -257,36 +275,128 @@ fn a_slot_runs_one_piece_at_a_time() {
     assert_eq!(run_of(&done), Some(task + 1));
 }
 
-/// AGENT-3: when an executor dies, its open items are reported as failed but worth another
-/// attempt, finished ones are not, and the executor is started again at once.
-#[test]
-fn a_dead_executors_items_may_be_tried_again() {
-    let mut core = connected_core();
-    let task = run_of(&core.handle(grant(1, 2), seconds(0))).unwrap();
-    core.handle(outcomes(task, &[0]), seconds(0));
-    let exit = Event::ExecutorExited {
+fn exit() -> Event {
+    Event::ExecutorExited {
         slot: SLOT,
         process: 7,
         status: "signal: 9".into(),
         last_lines: String::new(),
+    }
+}
+
+fn causes(actions: &[Action]) -> Vec<(u32, FailureCause)> {
+    let cause = |outcome: &ItemOutcome| {
+        let error = outcome.result.as_ref().unwrap_err();
+        (outcome.index.0, error.cause)
     };
-    let actions = core.handle(exit, seconds(1));
-    let failed = sent(&actions).into_iter().find_map(|report| match report {
-        WorkerReport::Results { outcomes, .. } => Some(outcomes.clone()),
+    let reports = sent(actions).into_iter();
+    let outcomes = reports.filter_map(|report| match report {
+        WorkerReport::Results { outcomes, .. } => Some(outcomes),
         _ => None,
     });
-    let failed = failed.unwrap();
-    assert_eq!(failed.len(), 1);
-    assert_eq!(failed[0].index, ItemIndex(1));
-    assert!(failed[0].result.as_ref().unwrap_err().can_retry);
+    outcomes.flatten().map(cause).collect()
+}
+
+fn ran(actions: &[Action]) -> Option<Ran> {
+    let mut reports = sent(actions).into_iter();
+    let ran = reports.find_map(|report| match report {
+        WorkerReport::ExecutorExited {
+            process: 7, ran, ..
+        } => Some(ran.clone()),
+        _ => None,
+    });
+    ran.expect("the coordinator is told")
+}
+
+/// AGENT-3: when an executor dies, the item that it was computing is reported as failed, those
+/// behind it in the lease as lost, finished ones not at all; the coordinator hears what it ran,
+/// and the executor is started again at once.
+#[test]
+fn a_dead_executors_items_may_be_tried_again() {
+    let mut core = connected_core();
+    let mut grant = grant(1, 4);
+    // The order of the lease counts, not that of the indices.
+    if let Event::Command(WorkerCommand::Grant { lease, .. }) = &mut grant {
+        lease.items.reverse();
+    }
+    let task = run_of(&core.handle(grant, seconds(0))).unwrap();
+    hand_over(&mut core, task);
+    core.handle(outcomes(task, &[3]), seconds(0));
+    let actions = core.handle(exit(), seconds(1));
+    let expected = [
+        (2, FailureCause::Failed),
+        (1, FailureCause::Lost),
+        (0, FailureCause::Lost),
+    ];
+    assert_eq!(causes(&actions), expected);
+    let lease = Ran::Lease {
+        term: Term(1),
+        number: 1,
+    };
+    assert_eq!(ran(&actions), Some(lease));
     assert!(actions.contains(&Action::Start {
         slot: SLOT,
         wait: Duration::ZERO
     }));
-    let exited = sent(&actions)
-        .into_iter()
-        .any(|report| matches!(report, WorkerReport::ExecutorExited { process: 7, .. }));
-    assert!(exited, "{actions:?}");
+}
+
+/// AGENT-3: an executor that dies before it was given its work has not failed at it.
+#[test]
+fn work_that_was_not_handed_over_is_lost() {
+    let mut core = connected_core();
+    core.handle(grant(1, 2), seconds(0));
+    let actions = core.handle(exit(), seconds(1));
+    let expected = [(0, FailureCause::Lost), (1, FailureCause::Lost)];
+    assert_eq!(causes(&actions), expected);
+    assert_eq!(ran(&actions), None);
+}
+
+/// AGENT-3: a rank whose executor dies has failed; one that was not handed over is lost.
+#[test]
+fn a_dead_executors_rank_is_named() {
+    for (is_handed_over, expected) in [(true, FailureCause::Failed), (false, FailureCause::Lost)] {
+        let mut core = connected_core();
+        let task = run_of(&core.handle(start_rank(), seconds(0))).unwrap();
+        if is_handed_over {
+            hand_over(&mut core, task);
+        }
+        let actions = core.handle(exit(), seconds(1));
+        let cause = sent(&actions).into_iter().find_map(|report| match report {
+            WorkerReport::Rank {
+                event: RankEvent::Failed(error),
+                ..
+            } => Some(error.cause),
+            _ => None,
+        });
+        assert_eq!(cause, Some(expected));
+        assert_eq!(ran(&actions), is_handed_over.then(|| Ran::Rank(held())));
+    }
+}
+
+/// AGENT-5: a report carries the number of the session that stood when it was made, also a hello
+/// that comes too late: only the newest session's is its first report.
+#[test]
+fn reports_carry_their_session() {
+    let mut core = ready_core();
+    let sessions = |actions: &[Action]| -> Vec<u64> {
+        let session = |action: &Action| match action {
+            Action::Send { session, .. } => Some(*session),
+            _ => None,
+        };
+        actions.iter().filter_map(session).collect()
+    };
+    let first = core.handle(Event::Connected { session: 1 }, seconds(0));
+    assert_eq!(sessions(&first), [1]);
+    // That session ends before its hello is read.
+    core.handle(Event::Disconnected, seconds(0));
+    let second = core.handle(Event::Connected { session: 2 }, seconds(0));
+    let [WorkerReport::Hello(_)] = sent(&second)[..] else {
+        panic!("{second:?}")
+    };
+    assert_eq!(sessions(&second), [2]);
+    let welcomed = core.handle(welcome(vec![], vec![]), seconds(0));
+    assert!(!sent(&welcomed).is_empty());
+    assert!(sessions(&welcomed).iter().all(|session| *session == 2));
 }
 
 /// AGENT-3: five deaths within a minute end the agent with the last lines; five in five minutes do not.
@@ -344,7 +454,7 @@ fn a_rank_finishes_while_nobody_answers() {
         },
         seconds(3),
     );
-    core.handle(Event::Connected, seconds(4));
+    core.handle(Event::Connected { session: 2 }, seconds(4));
     let actions = core.handle(welcome(vec![], vec![held()]), seconds(4));
     let finished = sent(&actions).into_iter().any(
         |report| matches!(report, WorkerReport::Rank { event: RankEvent::Finished { result }, .. } if *result == [9]),
@@ -380,15 +490,16 @@ fn a_checkpoint_is_stored_before_it_is_reported() {
 fn unwanted_work_is_stopped() {
     let mut core = connected_core();
     let task = run_of(&core.handle(start_rank(), seconds(0))).unwrap();
+    hand_over(&mut core, task);
     core.handle(Event::Disconnected, seconds(1));
-    core.handle(Event::Connected, seconds(2));
+    core.handle(Event::Connected { session: 2 }, seconds(2));
     let actions = core.handle(welcome(vec![], vec![]), seconds(2));
     assert!(actions.contains(&Action::Stop { slot: SLOT, task }));
     let actions = core.handle(Event::Tick, seconds(5));
     assert!(actions.contains(&Action::Kill { slot: SLOT }));
     let error = WorkError {
         message: "stopped".into(),
-        can_retry: true,
+        cause: FailureCause::Lost,
     };
     let actions = core.handle(
         Event::Report {

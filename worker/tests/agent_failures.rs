@@ -4,10 +4,11 @@
 //! Method: events and times in, actions out; no process, socket or clock.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use evoring_protocol::codec::encode;
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::work::{
-    Assignment, HeldRank, ItemOutcome, Kernel, Lease, LeasedItem, Roster,
+    Assignment, FailureCause, HeldRank, ItemOutcome, Kernel, Lease, LeasedItem, Roster, WorkError,
 };
 use evoring_protocol::worker::{RankEvent, WorkerCommand, WorkerReport};
 use evoring_protocol::{
@@ -34,7 +35,7 @@ fn core() -> Core {
     let mut core = Core::new(profile);
     core.handle(Event::Tick, START);
     make_ready(&mut core, 7);
-    core.handle(Event::Connected, START);
+    core.handle(Event::Connected { session: 1 }, START);
     core.handle(welcome(vec![]), START);
     core
 }
@@ -163,7 +164,10 @@ fn is_delivery(action: &Action) -> bool {
 
 fn outcomes(actions: &[Action]) -> Vec<ItemOutcome> {
     let outcomes = |action: &Action| match action {
-        Action::Send(WorkerReport::Results { outcomes, .. }) => outcomes.clone(),
+        Action::Send {
+            report: WorkerReport::Results { outcomes, .. },
+            ..
+        } => outcomes.clone(),
         _ => Vec::new(),
     };
     actions.iter().flat_map(outcomes).collect()
@@ -224,23 +228,29 @@ fn a_deaf_executor_is_killed_and_its_slot_goes_on() {
     assert_eq!(run_of(&make_ready(&mut core, 8)), Some(task + 1));
 }
 
-/// Claim: work that is stopped while its inputs are fetched never reaches the executor, and the
-/// slot takes the next piece.
+/// Claim: work that is stopped while its inputs are fetched never reaches the executor, which is
+/// not killed for it, and the slot takes the next piece at once.
 #[test]
 fn a_stop_overtakes_the_hand_over() {
     let mut core = core();
     let task = run_of(&core.handle(grant(1, 1), START)).unwrap();
     core.handle(grant(2, 1), START);
-    core.handle(
-        Event::Command(WorkerCommand::StopLease {
-            term: Term(1),
-            number: 1,
-        }),
-        START,
-    );
-    let actions = core.handle(prepared(7, task), START);
-    assert!(!actions.iter().any(is_delivery), "{actions:?}");
+    let stop = Event::Command(WorkerCommand::StopLease {
+        term: Term(1),
+        number: 1,
+    });
+    let actions = core.handle(stop, START);
     assert_eq!(run_of(&actions), Some(task + 1));
+    assert!(core.has_task(task + 1) && !core.has_task(task));
+    assert_eq!(core.handle(prepared(7, task), START), []);
+    let later = core.handle(Event::Tick, Duration::from_secs(10));
+    let is_kill = |action: &Action| matches!(action, Action::Kill { .. });
+    assert!(!later.iter().any(is_kill), "{later:?}");
+    assert!(
+        core.handle(prepared(7, task + 1), START)
+            .iter()
+            .any(is_delivery)
+    );
 }
 
 /// Claim: a command that was prepared for an executor that has died is not given to the next one.
@@ -303,6 +313,7 @@ fn what_comes_twice_counts_once() {
 fn a_newer_roster_voids_the_older() {
     let mut core = core();
     let task = run_of(&core.handle(start_rank(1), START)).unwrap();
+    core.handle(prepared(7, task), START);
     let actions = core.handle(start_rank(2), START);
     assert!(
         actions.contains(&Action::Stop { slot: SLOT, task }),
@@ -329,7 +340,7 @@ fn a_kept_lease_runs_on() {
     let mut core = core();
     let task = run_of(&core.handle(grant(1, 1), START)).unwrap();
     core.handle(Event::Disconnected, START);
-    core.handle(Event::Connected, START);
+    core.handle(Event::Connected { session: 2 }, START);
     let actions = core.handle(welcome(vec![(Term(1), 1)]), START);
     assert!(
         !actions
@@ -350,7 +361,12 @@ fn a_kept_lease_runs_on() {
 fn what_cannot_be_stored_is_not_promised() {
     let mut core = core();
     let task = run_of(&core.handle(start_rank(1), START)).unwrap();
-    let full = || Err("no space left on device".to_owned());
+    let full = || {
+        Err(WorkError {
+            message: "no space left on device".to_owned(),
+            cause: FailureCause::Failed,
+        })
+    };
     let purpose = Purpose::Checkpoint(evoring_protocol::Step(10));
     let actions = core.handle(
         Event::Stored {
@@ -363,7 +379,7 @@ fn what_cannot_be_stored_is_not_promised() {
     assert!(
         !actions
             .iter()
-            .any(|action| matches!(action, Action::Send(_))),
+            .any(|action| matches!(action, Action::Send { .. })),
         "{actions:?}"
     );
     let finished = ExecutorReport::RankFinished {
@@ -381,6 +397,99 @@ fn what_cannot_be_stored_is_not_promised() {
         },
         START,
     );
-    let is_failure = |action: &Action| matches!(action, Action::Send(WorkerReport::Rank { event: RankEvent::Failed(error), .. }) if error.can_retry);
+    let is_failure = |action: &Action| matches!(action, Action::Send { report: WorkerReport::Rank { event: RankEvent::Failed(error), .. }, .. } if error.cause.can_retry());
     assert!(actions.iter().any(is_failure), "{actions:?}");
+}
+
+fn assert_fits(actions: &[Action]) -> usize {
+    let reports = actions.iter().filter_map(|action| match action {
+        Action::Send { report, .. } => Some(report),
+        _ => None,
+    });
+    reports
+        .inspect(|report| drop(encode(*report).unwrap()))
+        .count()
+}
+
+/// Claim: whatever an executor says, what the coordinator is told of it fits into frames
+/// (`AGENT-6`), and nothing is left out. Method: texts and results of the size of an executor's
+/// frame; the encoder's own limit decides.
+#[test]
+fn every_report_fits_into_a_frame() {
+    let long = || "é".repeat(3 << 20);
+    let error = || WorkError {
+        message: long(),
+        cause: FailureCause::Failed,
+    };
+    let mut core = core();
+    let task = run_of(&core.handle(grant(1, 1_000), START)).unwrap();
+    core.handle(prepared(7, task), START);
+    let line = ExecutorReport::Log { task, line: long() };
+    assert_eq!(assert_fits(&core.handle(report(line), START)), 1);
+    let result = |index: u32| match index {
+        0 => Err(error()),
+        1 => Ok(vec![0; 5 << 20]),
+        _ => Ok(vec![0; 256]),
+    };
+    let some = (0..300).map(|index| ItemOutcome {
+        index: ItemIndex(index),
+        result: result(index),
+    });
+    let items = ExecutorReport::Items {
+        task,
+        outcomes: some.collect(),
+    };
+    let actions = core.handle(report(items), START);
+    assert!(assert_fits(&actions) > 0);
+    let told = outcomes(&actions);
+    assert_eq!(told.len(), 300);
+    let oversized = told[1].result.as_ref().unwrap_err();
+    assert_eq!(oversized.cause, FailureCause::Final);
+    let exit = Event::ExecutorExited {
+        slot: SLOT,
+        process: 7,
+        status: long(),
+        last_lines: long(),
+    };
+    let actions = core.handle(exit, START);
+    assert!(assert_fits(&actions) > 1);
+    assert_eq!(outcomes(&actions).len(), 700);
+    make_ready(&mut core, 8);
+    let task = run_of(&core.handle(start_rank(1), START)).unwrap();
+    let failed = ExecutorReport::RankFailed {
+        task,
+        error: error(),
+    };
+    assert_eq!(assert_fits(&core.handle(report(failed), START)), 1);
+}
+
+/// Claim: a hello fits into a frame however much waits for delivery, and names what runs before
+/// what is only to be delivered. Method: many full leases without a coordinator.
+#[test]
+fn a_hello_of_many_leases_fits() {
+    let mut core = core();
+    core.handle(Event::Disconnected, START);
+    for number in 1..=200 {
+        let task = run_of(&core.handle(grant(number, 4_096), START)).unwrap();
+        let outcomes = (0..4_096).map(|index| ItemOutcome {
+            index: ItemIndex(index),
+            result: Ok(vec![1]),
+        });
+        let outcomes = outcomes.collect();
+        core.handle(report(ExecutorReport::Items { task, outcomes }), START);
+        core.handle(report(ExecutorReport::ItemsDone { task }), START);
+    }
+    core.handle(grant(201, 4_096), START);
+    let actions = core.handle(Event::Connected { session: 2 }, START);
+    assert_eq!(assert_fits(&actions), 1);
+    let hello = actions.iter().find_map(|action| match action {
+        Action::Send {
+            report: WorkerReport::Hello(hello),
+            ..
+        } => Some(hello),
+        _ => None,
+    });
+    let leases = &hello.unwrap().leases;
+    assert_eq!(leases[0].number, 201);
+    assert!(leases.len() > 30 && leases.len() < 201, "{}", leases.len());
 }

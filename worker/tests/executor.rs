@@ -115,6 +115,7 @@ fn data() -> DataSpec {
         fitness_images: 128,
         selection_images: 0,
         train_images: Some(256),
+        digest: None,
     }
 }
 
@@ -232,7 +233,6 @@ fn trains_and_evaluates() {
         network: call.network.clone(),
         data: data(),
         part: Part::Fitness,
-        batch: 64,
     };
     let all = Chromosome::ones(call.network.genes());
     let items: Vec<(ItemIndex, Vec<u8>)> = vec![
@@ -272,7 +272,7 @@ fn trains_and_evaluates() {
     );
     assert_eq!(outcomes[0].result, outcomes[1].result);
     assert!(
-        !outcomes[2].result.as_ref().unwrap_err().can_retry,
+        !outcomes[2].result.as_ref().unwrap_err().cause.can_retry(),
         "bytes that are no chromosome stay none"
     );
     assert!(executor.dismiss().success());
@@ -312,7 +312,7 @@ fn two_ranks_give_the_bits_of_one_and_notice_a_death() {
         begin.elapsed()
     );
     assert!(
-        matches!(reports.last(), Some(ExecutorReport::RankFailed { task: 3, error }) if error.can_retry && error.message.contains("rank 1 is gone")),
+        matches!(reports.last(), Some(ExecutorReport::RankFailed { task: 3, error }) if error.cause.can_retry() && error.message.contains("rank 1 is gone")),
         "{reports:?}"
     );
     // The survivor is ready for the next roster.
@@ -342,7 +342,7 @@ fn stops_what_it_is_told_to_stop() {
         begin.elapsed()
     );
     assert!(
-        matches!(reports.last(), Some(ExecutorReport::RankFailed { task: 5, error }) if error.can_retry),
+        matches!(reports.last(), Some(ExecutorReport::RankFailed { task: 5, error }) if error.cause.can_retry()),
         "{reports:?}"
     );
     // A later one of another number runs to its end.

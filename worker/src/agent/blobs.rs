@@ -1,17 +1,17 @@
 //! The blob store as an agent uses it: files in by digest, files out checked against theirs.
 
+use super::cache::{Cache, Pin};
 use evoring_protocol::Digest;
 use evoring_protocol::limits::BLOB_BYTES;
+use evoring_protocol::work::{FailureCause, WorkError};
+use futures::StreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as BlobPath;
-use object_store::{ObjectStore, ObjectStoreExt};
-use std::collections::BTreeSet;
+use object_store::{GetResult, ObjectStore, ObjectStoreExt};
+use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// Files in the local cache before the oldest are removed.
-const CACHED_FILES: usize = 256;
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt as _;
 
 /// A blob that cannot be stored or fetched.
 #[derive(Debug, thiserror::Error)]
@@ -46,13 +46,41 @@ pub enum BlobError {
         got: Digest,
     },
     /// A blob over the limit.
-    #[error("blob {digest}: {bytes} bytes, expected at most {BLOB_BYTES}")]
+    #[error("{what}: {bytes} bytes, expected at most {BLOB_BYTES}")]
     TooLarge {
-        /// Its name.
-        digest: Digest,
+        /// The blob, or the file that was to become one.
+        what: String,
         /// Its size.
         bytes: u64,
     },
+}
+
+impl BlobError {
+    /// What is to blame: what is in the store stays as it is, what the system refuses it may allow
+    /// later or elsewhere.
+    pub fn cause(&self) -> FailureCause {
+        match self {
+            Self::UnknownStore(_) | Self::Damaged { .. } | Self::TooLarge { .. } => {
+                FailureCause::Final
+            }
+            Self::Store { .. } | Self::File { .. } => FailureCause::Failed,
+        }
+    }
+}
+
+impl From<BlobError> for WorkError {
+    fn from(error: BlobError) -> Self {
+        Self {
+            message: error.to_string(),
+            cause: error.cause(),
+        }
+    }
+}
+
+/// For `map_err`: an error of the local file `path`.
+fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> BlobError {
+    let path = path.to_owned();
+    move |source| BlobError::File { path, source }
 }
 
 /// A blob store with a local cache.
@@ -60,36 +88,27 @@ pub enum BlobError {
 pub struct Blobs {
     url: String,
     store: Arc<dyn ObjectStore>,
-    cache: PathBuf,
-    /// Blobs whose cached files this process has checked.
-    checked: Arc<Mutex<BTreeSet<Digest>>>,
+    cache: Cache,
 }
 
 impl Blobs {
-    /// Opens the store at `url`; `cache` is a folder of this agent alone.
-    pub fn open(url: &str, cache: &Path) -> Result<Self, BlobError> {
+    /// Opens the store at `url`.
+    pub fn open(url: &str, cache: Cache) -> Result<Self, BlobError> {
         let folder = url
             .strip_prefix("file://")
             .filter(|folder| folder.starts_with('/'));
         let folder = folder.ok_or_else(|| BlobError::UnknownStore(url.to_owned()))?;
-        let file = |path: &Path| {
-            let path = path.to_owned();
-            move |source| BlobError::File { path, source }
-        };
-        std::fs::create_dir_all(folder).map_err(file(Path::new(folder)))?;
-        std::fs::create_dir_all(cache).map_err(file(cache))?;
+        std::fs::create_dir_all(folder).map_err(file_error(Path::new(folder)))?;
         let store =
             LocalFileSystem::new_with_prefix(folder).map_err(|source| BlobError::Store {
                 url: url.to_owned(),
                 source,
             })?;
-        // A blob that the log names must survive a power cut.
-        let (store, checked) = (Arc::new(store.with_fsync(true)), Arc::default());
         Ok(Self {
             url: url.to_owned(),
-            store,
-            cache: cache.to_owned(),
-            checked,
+            // A blob that the log names must survive a power cut.
+            store: Arc::new(store.with_fsync(true)),
+            cache,
         })
     }
 
@@ -102,11 +121,15 @@ impl Blobs {
 
     /// Moves a file into the store and gives its digest.
     pub async fn store(&self, path: &Path) -> Result<Digest, BlobError> {
-        let file = |source| BlobError::File {
-            path: path.to_owned(),
-            source,
-        };
-        let bytes = tokio::fs::read(path).await.map_err(file)?;
+        let bytes = tokio::fs::metadata(path)
+            .await
+            .map_err(file_error(path))?
+            .len();
+        if bytes > BLOB_BYTES {
+            let what = path.display().to_string();
+            return Err(BlobError::TooLarge { what, bytes });
+        }
+        let bytes = tokio::fs::read(path).await.map_err(file_error(path))?;
         let digest = Digest::of(&bytes);
         let place = BlobPath::from(digest.blob_path());
         // Also over a blob of this name: it may be damaged, and the same bytes do no harm.
@@ -119,11 +142,17 @@ impl Blobs {
         Ok(digest)
     }
 
-    /// A local file with the blob's bytes.
-    pub async fn fetch(&self, digest: Digest) -> Result<PathBuf, BlobError> {
-        let path = self.cache.join(digest.to_string());
-        if self.is_cached(&path, digest).await {
-            return Ok(path);
+    /// A local file with the blob's bytes, which stays while the pin lives.
+    pub async fn fetch(&self, digest: Digest) -> Result<Pin, BlobError> {
+        // First of all, so that no other fetch removes the file from here on.
+        let pin = self.cache.pin(digest);
+        let cache = self.cache.clone();
+        // Reading a large file again takes its time.
+        let looked = tokio::task::spawn_blocking(move || (cache.has(&pin), pin)).await;
+        let (is_cached, pin) =
+            looked.map_err(|error| file_error(Path::new("cache"))(std::io::Error::other(error)))?;
+        if is_cached {
+            return Ok(pin);
         }
         let place = BlobPath::from(digest.blob_path());
         let found = self
@@ -131,14 +160,45 @@ impl Blobs {
             .get(&place)
             .await
             .map_err(|source| self.failed(source))?;
-        if found.meta.size > BLOB_BYTES {
-            return Err(BlobError::TooLarge {
-                digest,
-                bytes: found.meta.size,
-            });
+        check_size(digest, found.meta.size)?;
+        self.cache.shrink();
+        let temporary = self.cache.temporary(digest);
+        let outcome = match self.download(found, digest, &temporary).await {
+            Ok(()) => tokio::fs::rename(&temporary, pin.path())
+                .await
+                .map_err(file_error(pin.path())),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            // What stays is removed at the agent's next start.
+            let _ = tokio::fs::remove_file(&temporary).await;
+            return Err(error);
         }
-        let bytes = found.bytes().await.map_err(|source| self.failed(source))?;
-        let got = Digest::of(&bytes);
+        self.cache.note(&pin);
+        Ok(pin)
+    }
+
+    /// Writes a blob into a file piece by piece, and checks it.
+    async fn download(
+        &self,
+        found: GetResult,
+        digest: Digest,
+        path: &Path,
+    ) -> Result<(), BlobError> {
+        let mut file = tokio::fs::File::create(path)
+            .await
+            .map_err(file_error(path))?;
+        let (mut hasher, mut bytes) = (Sha256::new(), 0);
+        let mut pieces = found.into_stream();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|source| self.failed(source))?;
+            bytes += piece.len() as u64;
+            check_size(digest, bytes)?;
+            hasher.update(&piece);
+            file.write_all(&piece).await.map_err(file_error(path))?;
+        }
+        file.flush().await.map_err(file_error(path))?;
+        let got = Digest(hasher.finalize().into());
         if got != digest {
             return Err(BlobError::Damaged {
                 url: self.url.clone(),
@@ -146,63 +206,86 @@ impl Blobs {
                 got,
             });
         }
-        let file = |source| BlobError::File {
-            path: path.clone(),
-            source,
-        };
-        self.shrink_cache();
-        // A name of its own: two slots may want the same blob at once.
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let temporary = path.with_extension(format!("part-{}-{number}", std::process::id()));
-        tokio::fs::write(&temporary, &bytes).await.map_err(file)?;
-        tokio::fs::rename(&temporary, &path).await.map_err(file)?;
-        self.note_checked(digest);
-        Ok(path)
+        Ok(())
+    }
+}
+
+fn check_size(digest: Digest, bytes: u64) -> Result<(), BlobError> {
+    if bytes <= BLOB_BYTES {
+        return Ok(());
+    }
+    let what = format!("blob {digest}");
+    Err(BlobError::TooLarge { what, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn open(files: usize) -> (TempDir, Blobs) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&folder.path().join("cache"), files).unwrap();
+        let url = format!("file://{}", folder.path().join("blobs").display());
+        (folder, Blobs::open(&url, cache).unwrap())
     }
 
-    /// Whether the cache has the blob, undamaged: a file of an earlier process is read once, since
-    /// a power cut may have left anything in it.
-    async fn is_cached(&self, path: &Path, digest: Digest) -> bool {
-        if self
-            .checked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&digest)
-        {
-            return tokio::fs::try_exists(path).await.unwrap_or(false);
-        }
-        let is_whole = tokio::fs::read(path)
-            .await
-            .is_ok_and(|bytes| Digest::of(&bytes) == digest);
-        if is_whole {
-            self.note_checked(digest);
-        }
-        is_whole
+    async fn stored(folder: &TempDir, blobs: &Blobs, bytes: &[u8]) -> Digest {
+        let path = folder.path().join("file");
+        std::fs::write(&path, bytes).unwrap();
+        blobs.store(&path).await.unwrap()
     }
 
-    fn note_checked(&self, digest: Digest) {
-        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        // Beyond this many, old ones are read once more when they are wanted again.
-        if checked.len() >= 16 * CACHED_FILES {
-            checked.clear();
+    /// Claim: what is stored is fetched again, whole; files that a task holds stay while others
+    /// are fetched beyond the cache's bound. Method: ten blobs, two of them held, room for two.
+    #[tokio::test]
+    async fn held_inputs_stay() {
+        let (folder, blobs) = open(2);
+        let mut digests = Vec::new();
+        for number in 0u32..10 {
+            digests.push(stored(&folder, &blobs, &vec![number as u8; 300_000]).await);
         }
-        checked.insert(digest);
+        let held = [
+            blobs.fetch(digests[0]).await.unwrap(),
+            blobs.fetch(digests[1]).await.unwrap(),
+        ];
+        for digest in &digests[2..] {
+            let pin = blobs.fetch(*digest).await.unwrap();
+            assert_eq!(super::super::cache::digest_of(pin.path()).unwrap(), *digest);
+        }
+        for (pin, digest) in held.iter().zip(&digests) {
+            assert_eq!(super::super::cache::digest_of(pin.path()).unwrap(), *digest);
+        }
+        let files = std::fs::read_dir(folder.path().join("cache")).unwrap();
+        assert!(files.count() <= 3);
     }
 
-    /// Removes the oldest files beyond the bound; open ones stay readable for who has them open.
-    fn shrink_cache(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.cache) else {
-            return;
-        };
-        let mut files: Vec<_> = entries
-            .flatten()
-            .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
-            .collect();
-        files.sort();
-        let extra = files.len().saturating_sub(CACHED_FILES);
-        for (_, path) in &files[..extra] {
-            let _ = std::fs::remove_file(path);
-        }
+    /// Claim: a damaged or oversized blob is final, and leaves nothing in the cache; a missing one
+    /// may come; an oversized file is not stored.
+    /// Method: change a stored blob's bytes, remove it, and files with holes over the limit.
+    #[tokio::test]
+    async fn errors_know_their_cause() {
+        let (folder, blobs) = open(2);
+        let digest = stored(&folder, &blobs, b"bytes").await;
+        let place = folder.path().join("blobs").join(digest.blob_path());
+        std::fs::write(&place, b"other").unwrap();
+        let error = blobs.fetch(digest).await.unwrap_err();
+        assert!(matches!(error, BlobError::Damaged { .. }), "{error}");
+        assert_eq!(error.cause(), FailureCause::Final);
+        let file = std::fs::File::create(&place).unwrap();
+        file.set_len(BLOB_BYTES + 1).unwrap();
+        let error = blobs.fetch(digest).await.unwrap_err();
+        assert!(matches!(error, BlobError::TooLarge { .. }), "{error}");
+        assert_eq!(error.cause(), FailureCause::Final);
+        let error = blobs.store(&place).await.unwrap_err();
+        assert!(matches!(error, BlobError::TooLarge { .. }), "{error}");
+        std::fs::remove_file(&place).unwrap();
+        let error = blobs.fetch(digest).await.unwrap_err();
+        assert_eq!(error.cause(), FailureCause::Failed, "{error}");
+        let files = std::fs::read_dir(folder.path().join("cache")).unwrap();
+        assert_eq!(files.count(), 0);
+        let cache = Cache::open(&folder.path().join("cache"), 2).unwrap();
+        let error = Blobs::open("s3://bucket", cache).unwrap_err();
+        assert_eq!(error.cause(), FailureCause::Final);
     }
 }

@@ -3,28 +3,35 @@
 //! - `AGENT-1`: a report with a sequence number is kept until it is acknowledged, and sent again on
 //!   every new connection.
 //! - `AGENT-2`: a slot runs one piece of work at a time, in the order of arrival.
-//! - `AGENT-3`: work whose executor dies is reported as failed, and may be tried again.
+//! - `AGENT-3`: work whose executor dies may be tried again: what it was computing is reported as
+//!   failed, what was still to come as lost.
 //! - `AGENT-4`: without a coordinator, work goes on and reports wait.
+//! - `AGENT-5`: every report carries the number of the session that it is meant for; no other
+//!   session sends it.
+//! - `AGENT-6`: every report fits into a frame, whatever an executor says.
 
-use super::describe::{describe_exit, restart_wait};
-use super::outbox::{Outbox, in_reports};
-use super::work::{Action, Class, Counter, Event, Profile, Purpose, Running, Work};
-use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
+mod executor;
+mod reports;
+
+use super::outbox::Outbox;
+use super::work::{Action, Class, Event, Profile, Running, Work};
+use evoring_protocol::SlotIndex;
+use evoring_protocol::limits::WORKER_REPORT_BYTES;
 use evoring_protocol::version::build_id;
-use evoring_protocol::work::{Checkpoint, HeldRank, ItemOutcome, Lease, WorkError};
+use evoring_protocol::work::{Assignment, FailureCause, HeldRank, Lease, WorkError};
 use evoring_protocol::worker::{Hello, RankEvent, WorkerCommand, WorkerReport};
-use evoring_protocol::{SlotIndex, Term};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// How long an executor may take to stop a piece of work before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Pieces of work that may wait for one slot.
 const QUEUED_WORK: usize = 8;
-/// Deaths of one executor within [`DEATH_WINDOW`], without being ready in between, that end the
-/// agent. One that becomes ready can compute: what kills it then is its work or a person.
-const DEATHS: usize = 5;
-const DEATH_WINDOW: Duration = Duration::from_secs(60);
+/// Bytes of leases in a hello; the rest of it needs room beside them.
+const HELLO_LEASE_BYTES: usize = WORKER_REPORT_BYTES / 2;
+/// Upper bounds of a lease's encoded size: what is in each, and one item.
+const LEASE_BYTES: usize = 256;
+const LEASED_ITEM_BYTES: usize = 10;
 
 #[derive(Debug, Default)]
 struct Slot {
@@ -45,6 +52,8 @@ pub struct Core {
     /// Ranks whose files are on their way into the blob store.
     storing: Vec<HeldRank>,
     next_task: u64,
+    /// Number of the newest session.
+    session: u64,
     is_welcome: bool,
     heartbeat: Duration,
     next_heartbeat: Duration,
@@ -67,6 +76,7 @@ impl Core {
             outbox: Outbox::default(),
             storing: Vec::new(),
             next_task: 1,
+            session: 0,
             is_welcome: false,
             heartbeat: Duration::from_secs(1),
             next_heartbeat: Duration::ZERO,
@@ -100,10 +110,19 @@ impl Core {
         self.outbox.len()
     }
 
+    /// Whether a slot still has this piece of work.
+    pub fn has_task(&self, task: u64) -> bool {
+        let mut running = self.slots.iter().filter_map(|slot| slot.running.as_ref());
+        running.any(|running| running.task == task)
+    }
+
     /// Takes one step.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         match event {
-            Event::Connected => self.introduce(),
+            Event::Connected { session } => {
+                (self.session, self.is_welcome) = (session, false);
+                self.introduce();
+            }
             Event::Disconnected => self.is_welcome = false,
             Event::Command(command) => self.command(command, now),
             Event::ExecutorStarted { slot, process } => {
@@ -118,7 +137,13 @@ impl Core {
                 status,
                 last_lines,
             } => {
-                self.executor_exited(slot, process, &status, last_lines, now);
+                let exit = executor::Exit {
+                    slot,
+                    process,
+                    status: &status,
+                    last_lines,
+                };
+                self.executor_exited(exit, now);
             }
             Event::RestartDue { slot } => self.actions.push(Action::Start {
                 slot,
@@ -144,6 +169,7 @@ impl Core {
         let Some(numerics) = self.numerics.clone() else {
             return;
         };
+        let leases = self.held_leases();
         let hello = Hello {
             build: build_id(),
             worker: self.profile.worker.clone(),
@@ -153,10 +179,10 @@ impl Core {
             slots: self.profile.slots,
             numerics,
             metrics: self.profile.metrics,
-            leases: self.held_leases(),
+            leases,
             ranks: self.held_ranks(),
         };
-        self.actions.push(Action::Send(WorkerReport::Hello(hello)));
+        self.send(WorkerReport::Hello(hello));
     }
 
     /// All work of all slots, running first.
@@ -169,8 +195,9 @@ impl Core {
         })
     }
 
-    /// Leases that run, wait, or have results on their way.
-    fn held_leases(&self) -> Vec<Lease> {
+    /// Leases that run, wait, or have results on their way, in this order, as many as a hello
+    /// holds. Items of the others are granted anew, and what is known of them is delivered anyway.
+    fn held_leases(&mut self) -> Vec<Lease> {
         let running = self.works().filter_map(|work| match work {
             Work::Items { lease, .. } => Some(lease),
             Work::Rank { .. } => None,
@@ -179,14 +206,21 @@ impl Core {
             WorkerReport::Results { lease, .. } => Some(lease),
             _ => None,
         });
-        let mut leases: Vec<Lease> = Vec::new();
-        for lease in running.chain(reported) {
-            if !leases
-                .iter()
-                .any(|known| (known.term, known.number) == (lease.term, lease.number))
-            {
-                leases.push(lease.clone());
-            }
+        let (mut known, mut bytes) = (BTreeSet::new(), 0);
+        let leases: Vec<Lease> = running
+            .chain(reported)
+            .filter(|lease| known.insert((lease.term, lease.number)))
+            .take_while(|lease| {
+                bytes += LEASE_BYTES + lease.items.len() * LEASED_ITEM_BYTES;
+                bytes <= HELLO_LEASE_BYTES
+            })
+            .cloned()
+            .collect();
+        if bytes > HELLO_LEASE_BYTES {
+            self.actions.push(Action::Log(format!(
+                "only {} of the leases that this worker holds fit into its hello",
+                leases.len()
+            )));
         }
         leases
     }
@@ -224,19 +258,9 @@ impl Core {
                 ranks_to_keep,
                 ..
             } => {
-                self.is_welcome = true;
                 self.heartbeat = Duration::from_millis(heartbeat_ms.clamp(10, 60_000));
-                self.next_heartbeat = now;
                 self.actions.push(Action::UseBlobs(blobs));
-                self.outbox.rewind();
-                self.send_due();
-                self.stop_where(now, |work| match work {
-                    Work::Items { lease, .. } => {
-                        !leases_to_keep.contains(&(lease.term, lease.number))
-                    }
-                    Work::Rank { held, .. } => !ranks_to_keep.contains(held),
-                });
-                self.tick(now);
+                self.welcomed(&leases_to_keep, &ranks_to_keep, now);
             }
             WorkerCommand::Refuse(error) if error.code.can_retry() => {
                 self.actions.push(Action::Log(format!(
@@ -258,28 +282,20 @@ impl Core {
                 roster,
                 assignment,
             } => {
-                // A new roster voids the older ones, whether or not their stop arrived.
-                self.stop_where(now, |work| {
-                    matches!(work, Work::Rank { held: old, .. }
-                        if (old.job, old.demand) == (held.job, held.demand) && old.roster < held.roster)
-                });
-                let slot = held.slot;
-                self.enqueue(
-                    slot,
-                    Work::Rank {
-                        held,
-                        roster,
-                        assignment,
-                    },
-                );
+                let work = Work::Rank {
+                    held: held.clone(),
+                    roster,
+                    assignment,
+                };
+                self.start_rank(held, work, now);
             }
-            WorkerCommand::StopRank { held: stopped } => {
-                self.stop_where(
-                    now,
-                    |work| matches!(work, Work::Rank { held, .. } if *held == stopped),
-                );
-            }
-            WorkerCommand::StopLease { term, number } => self.stop_lease(now, term, number),
+            WorkerCommand::StopRank { held: stopped } => self.stop_where(
+                now,
+                |work| matches!(work, Work::Rank { held, .. } if *held == stopped),
+            ),
+            WorkerCommand::StopLease { term, number } => self.stop_where(now, |work| {
+                matches!(work, Work::Items { lease, .. } if (lease.term, lease.number) == (term, number))
+            }),
             WorkerCommand::Acknowledge { sequence } => {
                 self.outbox.acknowledge(sequence);
                 self.send_due();
@@ -287,12 +303,34 @@ impl Core {
         }
     }
 
-    fn grant(
+    /// The session stands: delivers what waits, and stops what is no longer wanted.
+    fn welcomed(
         &mut self,
-        lease: Lease,
-        assignment: evoring_protocol::work::Assignment,
-        items: Vec<Vec<u8>>,
+        leases_to_keep: &[(evoring_protocol::Term, u64)],
+        ranks_to_keep: &[HeldRank],
+        now: Duration,
     ) {
+        self.is_welcome = true;
+        self.next_heartbeat = now;
+        self.outbox.rewind();
+        self.send_due();
+        self.stop_where(now, |work| match work {
+            Work::Items { lease, .. } => !leases_to_keep.contains(&(lease.term, lease.number)),
+            Work::Rank { held, .. } => !ranks_to_keep.contains(held),
+        });
+        self.tick(now);
+    }
+
+    /// A new roster voids the older ones, whether or not their stop arrived.
+    fn start_rank(&mut self, held: HeldRank, work: Work, now: Duration) {
+        self.stop_where(now, |work| {
+            matches!(work, Work::Rank { held: old, .. }
+                if (old.job, old.demand) == (held.job, held.demand) && old.roster < held.roster)
+        });
+        self.enqueue(held.slot, work);
+    }
+
+    fn grant(&mut self, lease: Lease, assignment: Assignment, items: Vec<Vec<u8>>) {
         if items.len() != lease.items.len() {
             let line = format!(
                 "a lease of {} items came with {}: ignored",
@@ -312,12 +350,6 @@ impl Core {
                 pending,
             },
         );
-    }
-
-    fn stop_lease(&mut self, now: Duration, term: Term, number: u64) {
-        self.stop_where(now, |work| {
-            matches!(work, Work::Items { lease, .. } if (lease.term, lease.number) == (term, number))
-        });
     }
 
     fn enqueue(&mut self, index: SlotIndex, work: Work) {
@@ -343,7 +375,7 @@ impl Core {
                     work,
                     WorkError {
                         message,
-                        can_retry: true,
+                        cause: FailureCause::Lost,
                     },
                 );
             }
@@ -366,6 +398,7 @@ impl Core {
         slot.running = Some(Running {
             task,
             work: work.clone(),
+            is_delivered: false,
             stopping_since: None,
         });
         let process = slot.process;
@@ -381,266 +414,28 @@ impl Core {
         });
     }
 
-    /// Stops running and drops waiting work for which `is_unwanted`.
+    /// Stops running and drops waiting work for which `is_unwanted`. An executor that has not been
+    /// given the work yet never gets it, and is free for the next.
     fn stop_where(&mut self, now: Duration, is_unwanted: impl Fn(&Work) -> bool) {
-        for (index, slot) in self.slots.iter_mut().enumerate() {
+        let mut free = Vec::new();
+        for (index, slot) in (0u32..).map(SlotIndex).zip(&mut self.slots) {
             slot.queue.retain(|work| !is_unwanted(work));
-            if let Some(running) = &mut slot.running
-                && running.stopping_since.is_none()
-                && is_unwanted(&running.work)
-            {
+            let Some(running) = &mut slot.running else {
+                continue;
+            };
+            if running.stopping_since.is_some() || !is_unwanted(&running.work) {
+                continue;
+            }
+            if running.is_delivered {
                 running.stopping_since = Some(now);
-                self.actions.push(Action::Stop {
-                    slot: SlotIndex(index as u32),
-                    task: running.task,
-                });
-            }
-        }
-    }
-
-    fn report(&mut self, index: SlotIndex, report: ExecutorReport) {
-        let Some(slot) = self.slots.get_mut(index.0 as usize) else {
-            return;
-        };
-        if let ExecutorReport::Ready { numerics } = report {
-            slot.is_ready = true;
-            slot.deaths.clear();
-            self.ready(index, numerics);
-            return;
-        }
-        let Some(running) = &mut slot.running else {
-            return;
-        };
-        let is_stopping = running.stopping_since.is_some();
-        match (report, &mut running.work) {
-            (ExecutorReport::Items { task, mut outcomes }, Work::Items { lease, pending, .. })
-                if task == running.task =>
-            {
-                outcomes.retain(|outcome| pending.remove(&outcome.index));
-                let lease = lease.clone();
-                self.results(lease, outcomes);
-            }
-            (ExecutorReport::ItemsDone { task }, Work::Items { .. }) if task == running.task => {
-                let finished = slot.running.take();
-                // Items that an executor left out without being stopped would otherwise be lost.
-                if let Some(finished) = finished.filter(|_| !is_stopping) {
-                    let message = "the executor ended a batch without these items".to_owned();
-                    self.fail(
-                        finished.work,
-                        WorkError {
-                            message,
-                            can_retry: true,
-                        },
-                    );
-                }
-                self.start_next(index);
-            }
-            (ExecutorReport::Progress { task, progress }, Work::Rank { held, .. })
-                if task == running.task =>
-            {
-                let held = held.clone();
-                self.send_soft(WorkerReport::Progress { held, progress });
-            }
-            (ExecutorReport::Checkpoint { task, step, path }, Work::Rank { held, .. })
-                if task == running.task =>
-            {
-                let (held, purpose) = (held.clone(), Purpose::Checkpoint(step));
-                self.actions.push(Action::Store {
-                    held,
-                    purpose,
-                    files: vec![path],
-                });
-            }
-            (
-                ExecutorReport::RankFinished {
-                    task,
-                    result,
-                    blobs,
-                },
-                Work::Rank { held, .. },
-            ) if task == running.task => {
-                let held = held.clone();
+                let task = running.task;
+                self.actions.push(Action::Stop { slot: index, task });
+            } else {
                 slot.running = None;
-                if !is_stopping {
-                    self.storing.push(held.clone());
-                    self.actions.push(Action::Store {
-                        held,
-                        purpose: Purpose::Result(result),
-                        files: blobs,
-                    });
-                }
-                self.start_next(index);
-            }
-            (ExecutorReport::RankFailed { task, error }, Work::Rank { .. })
-                if task == running.task =>
-            {
-                let finished = slot.running.take();
-                if let Some(finished) = finished.filter(|_| !is_stopping) {
-                    self.fail(finished.work, error);
-                }
-                self.start_next(index);
-            }
-            (ExecutorReport::Log { line, .. }, work) => {
-                let job = match work {
-                    Work::Items { lease, .. } => lease.job,
-                    Work::Rank { held, .. } => held.job,
-                };
-                self.send_soft(WorkerReport::Log {
-                    job,
-                    lines: vec![line],
-                });
-            }
-            // A report of work that was given up in the meantime.
-            _ => {}
-        }
-    }
-
-    fn ready(&mut self, index: SlotIndex, numerics: evoring_protocol::numerics::NumericsClass) {
-        match &self.numerics {
-            Some(known) if *known != numerics => {
-                let message = format!(
-                    "executors of two numerics classes on one host: {known} and {numerics}; build again"
-                );
-                self.actions.push(Action::Exit(message));
-            }
-            _ => self.numerics = Some(numerics),
-        }
-        self.heartbeat_now();
-        self.start_next(index);
-    }
-
-    fn executor_exited(
-        &mut self,
-        index: SlotIndex,
-        process: u32,
-        status: &str,
-        last_lines: String,
-        now: Duration,
-    ) {
-        let Some(slot) = self.slots.get_mut(index.0 as usize) else {
-            return;
-        };
-        slot.process = 0;
-        slot.is_ready = false;
-        slot.deaths.push_back(now);
-        slot.deaths
-            .retain(|death| now.saturating_sub(*death) < DEATH_WINDOW);
-        let deaths = slot.deaths.len();
-        let running = slot.running.take();
-        let status = describe_exit(status, &last_lines);
-        let message = format!(
-            "worker {}: the executor of slot {index} ended: {status}",
-            self.profile.worker
-        );
-        self.actions.push(Action::Count(Counter::ExecutorDied));
-        self.actions.push(Action::Log(message.clone()));
-        self.send_soft(WorkerReport::ExecutorExited {
-            slot: index,
-            process,
-            status,
-            last_lines: last_lines.clone(),
-        });
-        if let Some(running) = running.filter(|running| running.stopping_since.is_none()) {
-            self.fail(
-                running.work,
-                WorkError {
-                    message: message.clone(),
-                    can_retry: true,
-                },
-            );
-        }
-        if deaths >= DEATHS {
-            let message = format!(
-                "{message}; {deaths} deaths within a minute. Its last lines:\n{last_lines}"
-            );
-            self.actions.push(Action::Exit(message));
-        } else {
-            self.actions.push(Action::Start {
-                slot: index,
-                wait: restart_wait(deaths),
-            });
-        }
-    }
-
-    /// Hands work over, unless it was told to stop in the meantime (the executor never had it).
-    fn prepared(&mut self, index: SlotIndex, process: u32, command: Box<ExecutorCommand>) {
-        let task = match &*command {
-            ExecutorCommand::RunItems { task, .. }
-            | ExecutorCommand::RunRank { task, .. }
-            | ExecutorCommand::Stop { task } => *task,
-        };
-        let Some(slot) = self.slots.get_mut(index.0 as usize) else {
-            return;
-        };
-        let Some(running) = slot.running.as_ref().filter(|running| running.task == task) else {
-            return;
-        };
-        if running.stopping_since.is_some() {
-            slot.running = None;
-            self.start_next(index);
-        } else {
-            self.actions.push(Action::Deliver {
-                slot: index,
-                process,
-                command,
-            });
-        }
-    }
-
-    fn not_prepared(&mut self, task: u64, error: WorkError) {
-        let place = self
-            .slots
-            .iter()
-            .position(|slot| slot.running.as_ref().is_some_and(|r| r.task == task));
-        let Some(place) = place else { return };
-        if let Some(running) = self.slots[place]
-            .running
-            .take()
-            .filter(|running| running.stopping_since.is_none())
-        {
-            self.fail(running.work, error);
-        }
-        self.start_next(SlotIndex(place as u32));
-    }
-
-    fn stored(
-        &mut self,
-        held: HeldRank,
-        purpose: Purpose,
-        outcome: Result<Option<evoring_protocol::Digest>, String>,
-    ) {
-        match (purpose, outcome) {
-            (Purpose::Checkpoint(step), Ok(Some(digest))) => {
-                self.rank_event(held, RankEvent::Checkpointed(Checkpoint { step, digest }));
-            }
-            // The training goes on without this checkpoint; the next one may be stored.
-            (Purpose::Checkpoint(step), outcome) => {
-                let why = outcome
-                    .err()
-                    .unwrap_or_else(|| "there was no file".to_owned());
-                self.actions.push(Action::Log(format!(
-                    "job {}: checkpoint of step {step} is not stored: {why}",
-                    held.job
-                )));
-            }
-            (Purpose::Result(result), Ok(_)) => {
-                self.storing.retain(|storing| *storing != held);
-                self.actions.push(Action::Count(Counter::RankDone));
-                self.rank_event(held, RankEvent::Finished { result });
-            }
-            (Purpose::Result(_), Err(why)) => {
-                self.storing.retain(|storing| *storing != held);
-                self.actions.push(Action::Count(Counter::RankFailed));
-                let message = format!("the result cannot be stored: {why}");
-                self.rank_event(
-                    held,
-                    RankEvent::Failed(WorkError {
-                        message,
-                        can_retry: true,
-                    }),
-                );
+                free.push(index);
             }
         }
+        free.into_iter().for_each(|index| self.start_next(index));
     }
 
     fn tick(&mut self, now: Duration) {
@@ -660,83 +455,6 @@ impl Core {
         if self.is_welcome && now >= self.next_heartbeat {
             self.next_heartbeat = now + self.heartbeat;
             self.heartbeat_now();
-        }
-    }
-
-    fn heartbeat_now(&mut self) {
-        let process = |slot: &Slot| if slot.is_ready { slot.process } else { 0 };
-        let executors = self.slots.iter().map(process).collect();
-        self.send_soft(WorkerReport::Heartbeat { executors });
-    }
-
-    /// Reports all that is open of a piece of work as failed.
-    fn fail(&mut self, work: Work, error: WorkError) {
-        match work {
-            Work::Items { lease, pending, .. } => {
-                let outcome = |index| ItemOutcome {
-                    index,
-                    result: Err(error.clone()),
-                };
-                self.results(lease, pending.into_iter().map(outcome).collect());
-            }
-            Work::Rank { held, .. } => {
-                self.actions.push(Action::Count(Counter::RankFailed));
-                self.rank_event(held, RankEvent::Failed(error));
-            }
-        }
-    }
-
-    fn results(&mut self, lease: Lease, outcomes: Vec<ItemOutcome>) {
-        if outcomes.is_empty() {
-            return;
-        }
-        let failed = outcomes
-            .iter()
-            .filter(|outcome| outcome.result.is_err())
-            .count() as u64;
-        self.actions.push(Action::Count(Counter::ItemsDone(
-            outcomes.len() as u64 - failed,
-        )));
-        if failed > 0 {
-            self.actions
-                .push(Action::Count(Counter::ItemsFailed(failed)));
-        }
-        for outcomes in in_reports(outcomes) {
-            let lease = lease.clone();
-            self.send_kept(|sequence| WorkerReport::Results {
-                sequence,
-                lease,
-                outcomes,
-            });
-        }
-    }
-
-    fn rank_event(&mut self, held: HeldRank, event: RankEvent) {
-        self.send_kept(|sequence| WorkerReport::Rank {
-            sequence,
-            held,
-            event,
-        });
-    }
-
-    /// Keeps a report until it is acknowledged (`AGENT-1`).
-    fn send_kept(&mut self, report: impl FnOnce(u64) -> WorkerReport) {
-        self.outbox.keep(report);
-        self.send_due();
-    }
-
-    fn send_due(&mut self) {
-        while self.is_welcome
-            && let Some(report) = self.outbox.next_due()
-        {
-            self.actions.push(Action::Send(report));
-        }
-    }
-
-    /// Sends a report that may be lost.
-    fn send_soft(&mut self, report: WorkerReport) {
-        if self.is_welcome {
-            self.actions.push(Action::Send(report));
         }
     }
 }

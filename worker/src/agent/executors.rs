@@ -25,6 +25,9 @@ use tokio::sync::mpsc;
 const KEPT_LINES: usize = 20;
 /// Bytes of one such line.
 const LINE_BYTES: u64 = 500;
+/// How long the last lines of a dead executor are waited for: a process that it started may hold
+/// its standard error open for ever.
+const LAST_LINES_TIME: Duration = Duration::from_secs(1);
 
 /// What executors need to start.
 #[derive(Debug)]
@@ -203,7 +206,7 @@ impl Launch {
     }
 
     /// Starts the threads that write commands, read reports, keep the last lines and wait for the
-    /// end. They end with the executor.
+    /// end. They end with the executor; the one that keeps the lines with whoever writes them.
     fn attend(
         self,
         process: u32,
@@ -228,7 +231,10 @@ impl Launch {
             .stderr
             .take();
         let kept = Arc::clone(&lines);
-        let stderr = std::thread::spawn(move || {
+        let (all_read, end_of_lines) = std::sync::mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            // Dropped at the end, however it comes.
+            let _all_read = all_read;
             if let Some(errors) = errors {
                 keep_lines(BufReader::new(errors), &kept);
             }
@@ -245,7 +251,8 @@ impl Launch {
             }
             // The socket is closed or holds nonsense: the executor is of no more use.
             let status = end(&child).map_or_else(|e| e.to_string(), |status| status.to_string());
-            let _ = stderr.join();
+            // Both the end of the lines and of the time end the wait.
+            let _ = end_of_lines.recv_timeout(LAST_LINES_TIME);
             let last_lines = lines
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -293,5 +300,51 @@ fn keep_lines(mut reader: impl BufRead, kept: &Mutex<VecDeque<String>>) {
         if kept.len() > KEPT_LINES {
             kept.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Instant;
+
+    /// Claim: the death of an executor is told, with its status and its last lines, also while a
+    /// process that it started holds its standard error open.
+    /// Method: a script in the executor's place that leaves such a process behind.
+    #[test]
+    fn a_death_is_told_despite_a_grandchild() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("executor");
+        let script = "#!/bin/sh\nsleep 600 3>&- 4>&- &\necho $! > \"$4/grandchild\"\necho last words >&2\nexit 3\n";
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (lifeline, _keep_alive) = std::io::pipe().unwrap();
+        let (events, mut inbox) = mpsc::channel(16);
+        let scratch = folder.path().join("scratch");
+        let mut executors = Executors::new(program, scratch.clone(), 1, lifeline, events);
+        let started = executors.start(SlotIndex(0), Duration::ZERO);
+        assert!(matches!(started, Some(Event::ExecutorStarted { .. })));
+        let begin = Instant::now();
+        let event = loop {
+            match inbox.try_recv() {
+                Ok(event) => break Some(event),
+                Err(_) if begin.elapsed() > Duration::from_secs(60) => break None,
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        let path = scratch_folder(&scratch, SlotIndex(0)).join("grandchild");
+        let grandchild = std::fs::read_to_string(path).unwrap();
+        let grandchild = rustix::process::Pid::from_raw(grandchild.trim().parse().unwrap());
+        rustix::process::kill_process(grandchild.unwrap(), rustix::process::Signal::KILL).unwrap();
+        let Some(Event::ExecutorExited {
+            status, last_lines, ..
+        }) = event
+        else {
+            panic!("the death is not told: {event:?}")
+        };
+        assert!(status.contains('3'), "{status}");
+        assert_eq!(last_lines, "last words");
+        executors.kill_all();
     }
 }

@@ -1,14 +1,13 @@
-//! `/metrics`, `/healthz` and `/readyz`: read-only, for a Host that names this machine.
+//! `/metrics`, `/healthz` and `/readyz`: read-only HTTP, for known Hosts.
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{Encoder, IntCounter, IntGauge, Registry, TextEncoder};
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
 use tokio::net::TcpListener;
 
 /// The agent's metrics; `docs/metrics.md` says what they mean.
@@ -97,10 +96,8 @@ impl Metrics {
     }
 }
 
-struct Served {
-    metrics: Metrics,
-    port: u16,
-}
+/// What whoever asks under another name is told.
+const UNKNOWN_HOST: &str = "unknown Host: ask by IP address or as localhost\n";
 
 /// Binds the address; the port is the caller's to announce.
 pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -114,26 +111,23 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: TcpListener, metrics: Metrics) -> std::io::Result<()> {
-    let port = listener.local_addr()?.port();
-    let served = Arc::new(Served { metrics, port });
     let router = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .layer(from_fn_with_state(Arc::clone(&served), check_host))
-        .with_state(served);
+        .layer(from_fn(known_host))
+        .with_state(metrics);
     axum::serve(listener, router).await
 }
 
-async fn show_metrics(State(served): State<Arc<Served>>) -> Response {
-    match served.metrics.text() {
+async fn show_metrics(State(metrics): State<Metrics>) -> Response {
+    match metrics.text() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-async fn ready(State(served): State<Arc<Served>>) -> Response {
-    let metrics = &served.metrics;
+async fn ready(State(metrics): State<Metrics>) -> Response {
     if metrics.connected.get() == 1 && metrics.slots_ready.get() > 0 {
         "ready\n".into_response()
     } else {
@@ -145,31 +139,66 @@ async fn ready(State(served): State<Arc<Served>>) -> Response {
     }
 }
 
-/// Refuses requests that a browser was tricked into (DNS rebinding).
-async fn check_host(State(served): State<Arc<Served>>, request: Request, next: Next) -> Response {
+/// Refuses requests that a web page in somebody's browser was made to send here under another
+/// name (DNS rebinding).
+async fn known_host(request: Request, next: Next) -> Response {
     let host = request
         .headers()
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
         .unwrap_or_default();
-    let is_allowed = match host.rsplit_once(':') {
-        Some((name, port)) => {
-            port.parse() == Ok(served.port)
-                && (name == "localhost"
-                    || name
-                        .trim_matches(['[', ']'])
-                        .parse::<std::net::IpAddr>()
-                        .is_ok())
-        }
-        None => false,
-    };
-    if is_allowed {
+    if is_known(host) {
         next.run(request).await
     } else {
-        (
-            StatusCode::FORBIDDEN,
-            "this Host is not served; ask by IP address or localhost, with the port\n",
-        )
-            .into_response()
+        (StatusCode::MISDIRECTED_REQUEST, UNKNOWN_HOST).into_response()
+    }
+}
+
+/// Whether a request's Host is none that a browser could be tricked into (DNS rebinding): an IP
+/// address or `localhost`, with or without a port. A name that somebody else's DNS answers is not.
+/// The coordinator's HTTP server has the same rule.
+fn is_known(host: &str) -> bool {
+    let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
+    if host.parse::<SocketAddr>().is_ok() || is_address(host) {
+        return true;
+    }
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, "0"));
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    bracketed.is_some_and(is_address) || (name == "localhost" && port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Claim: addresses and the machine's own name are answered, names that DNS answers are not.
+    // Method: what browsers and Prometheus send, and what a rebound page would.
+    #[test]
+    fn only_known_hosts() {
+        for host in [
+            "localhost",
+            "localhost:9000",
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "[::1]:80",
+            "[::1]",
+            "10.0.0.1:80",
+        ] {
+            assert!(is_known(host), "{host}");
+        }
+        for host in [
+            "",
+            ":80",
+            "evil.example",
+            "evil.example:9000",
+            "localhost.evil.example",
+            "localhost:port",
+            "127.0.0.1.evil:1",
+            "[evil]",
+        ] {
+            assert!(!is_known(host), "{host}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! [`mod@run`] connects them.
 
 pub mod blobs;
+mod cache;
 pub mod core;
 mod describe;
 pub mod executors;

@@ -97,7 +97,7 @@ pub fn in_reports(outcomes: Vec<ItemOutcome>) -> Vec<Vec<ItemOutcome>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evoring_protocol::work::WorkError;
+    use evoring_protocol::work::{FailureCause, WorkError};
     use evoring_protocol::{ItemIndex, JobId};
 
     fn log(sequence: u64) -> WorkerReport {
@@ -139,7 +139,7 @@ mod tests {
     fn outcomes_fit_into_frames() {
         let error = WorkError {
             message: "x".repeat(evoring_protocol::limits::TEXT_BYTES),
-            can_retry: true,
+            cause: FailureCause::Failed,
         };
         let all: Vec<ItemOutcome> = (0..4096)
             .map(|index| ItemOutcome {

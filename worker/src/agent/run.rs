@@ -1,21 +1,22 @@
 //! Connects the core to clock, processes, files and the coordinator.
 
 use super::blobs::Blobs;
+use super::cache::{Cache, Pin};
 use super::core::Core;
 use super::executors::Executors;
 use super::http::{self, Metrics};
-use super::session::{self, Address};
+use super::session::{self, Address, Addressed};
 use super::work::{Action, Counter, Event, Profile, Purpose, Work};
 use anyhow::Context as _;
 use evoring_protocol::executor::ExecutorCommand;
 use evoring_protocol::transport::{Connector, Identity};
-use evoring_protocol::work::{HeldRank, WorkError};
+use evoring_protocol::work::{FailureCause, HeldRank, WorkError};
 use evoring_protocol::worker::WorkerReport;
 use evoring_protocol::{Digest, SlotIndex, WorkerId};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
@@ -23,6 +24,8 @@ use tokio::sync::{mpsc, watch};
 const TICK: Duration = Duration::from_millis(50);
 /// Reports that wait for the session.
 const REPORTS: usize = 4 * super::outbox::WINDOW;
+/// Files in the local cache before the least recently used ones are removed.
+const CACHED_FILES: usize = 256;
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -58,6 +61,9 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
         slots: settings.slots,
         metrics: Some(listener.local_addr()?),
     };
+    let folder = settings.folder.join("cache");
+    let cache = Cache::open(&folder, CACHED_FILES)
+        .with_context(|| format!("folder {}", folder.display()))?;
     let (events, inbox) = mpsc::channel(4096);
     let (reports, report_inbox) = mpsc::channel(REPORTS);
     let (may_connect, gate) = watch::channel(false);
@@ -86,7 +92,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
         may_connect,
         metrics,
         blobs: None,
-        cache: settings.folder.join("cache"),
+        cache,
+        pins: Pins::default(),
         begin: Instant::now(),
     };
     let outcome = agent.run(inbox, stop).await;
@@ -101,13 +108,17 @@ struct Agent {
     core: Core,
     executors: Executors,
     events: mpsc::Sender<Event>,
-    reports: mpsc::Sender<WorkerReport>,
+    reports: mpsc::Sender<Addressed>,
     may_connect: watch::Sender<bool>,
     metrics: Metrics,
     blobs: Option<(String, Arc<Blobs>)>,
-    cache: PathBuf,
+    cache: Cache,
+    pins: Pins,
     begin: Instant,
 }
+
+/// Inputs of tasks, by task: their files stay while it runs.
+type Pins = Arc<Mutex<BTreeMap<u64, Vec<Pin>>>>;
 
 impl Agent {
     async fn run(
@@ -127,6 +138,7 @@ impl Agent {
                     None => return Ok(()),
                 },
             };
+            let is_tick = event == Event::Tick;
             let mut events = VecDeque::from([event]);
             while let Some(event) = events.pop_front() {
                 for action in self.core.handle(event, self.begin.elapsed()) {
@@ -138,7 +150,16 @@ impl Agent {
                     .send_if_modified(|ready| !std::mem::replace(ready, true));
             }
             self.show();
+            if is_tick {
+                self.unpin();
+            }
         }
+    }
+
+    /// Lets go of the inputs of tasks that have ended.
+    fn unpin(&self) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.retain(|task, _| self.core.has_task(*task));
     }
 
     /// Brings the gauges up to date.
@@ -157,7 +178,7 @@ impl Agent {
     /// Carries one action out; may give an event that the core must hear before anything else.
     fn act(&mut self, action: Action) -> anyhow::Result<Option<Event>> {
         match action {
-            Action::Send(report) => self.send(report),
+            Action::Send { session, report } => self.send(session, report),
             Action::UseBlobs(url) => self.use_blobs(url)?,
             Action::Start { slot, wait } => return Ok(self.executors.start(slot, wait)),
             Action::Run {
@@ -190,13 +211,13 @@ impl Agent {
 
     /// Reports that may be lost leave room in the queue for those that may not, of which the core
     /// has at most [`WINDOW`](super::outbox::WINDOW) on their way.
-    fn send(&self, report: WorkerReport) {
+    fn send(&self, session: u64, report: WorkerReport) {
         let is_kept = matches!(
             report,
             WorkerReport::Hello(_) | WorkerReport::Results { .. } | WorkerReport::Rank { .. }
         );
         if is_kept || self.reports.capacity() > REPORTS / 2 {
-            drop(self.reports.try_send(report));
+            drop(self.reports.try_send((session, report)));
         }
     }
 
@@ -212,7 +233,7 @@ impl Agent {
 
     fn use_blobs(&mut self, url: String) -> anyhow::Result<()> {
         if self.blobs.as_ref().is_none_or(|(known, _)| *known != url) {
-            let blobs = Blobs::open(&url, &self.cache)?;
+            let blobs = Blobs::open(&url, self.cache.clone())?;
             self.blobs = Some((url, Arc::new(blobs)));
         }
         Ok(())
@@ -220,24 +241,23 @@ impl Agent {
 
     /// Fetches inputs and checkpoint beside the event loop, then hands the work over.
     fn prepare(&self, slot: SlotIndex, process: u32, task: u64, work: Work) {
-        let (blobs, events) = (
+        let (blobs, events, pins) = (
             self.blobs.as_ref().map(|(_, blobs)| Arc::clone(blobs)),
             self.events.clone(),
+            Arc::clone(&self.pins),
         );
         tokio::spawn(async move {
             let event = match fetch_and_build(blobs.as_deref(), task, work).await {
-                Ok(command) => Event::Prepared {
-                    slot,
-                    process,
-                    command: Box::new(command),
-                },
-                Err(message) => Event::NotPrepared {
-                    task,
-                    error: WorkError {
-                        message,
-                        can_retry: true,
-                    },
-                },
+                Ok((command, inputs)) => {
+                    let mut pins = pins.lock().unwrap_or_else(PoisonError::into_inner);
+                    pins.insert(task, inputs);
+                    Event::Prepared {
+                        slot,
+                        process,
+                        command: Box::new(command),
+                    }
+                }
+                Err(error) => Event::NotPrepared { task, error },
             };
             let _ = events.send(event).await;
         });
@@ -261,69 +281,72 @@ impl Agent {
     }
 }
 
-/// The command for an executor, with every input in a local file.
+/// The command for an executor, with every input in a local file that stays while its pin lives.
 async fn fetch_and_build(
     blobs: Option<&Blobs>,
     task: u64,
     work: Work,
-) -> Result<ExecutorCommand, String> {
-    let blobs = blobs.ok_or("no coordinator has named a blob store yet")?;
-    let assignment = match &work {
-        Work::Items { assignment, .. } | Work::Rank { assignment, .. } => assignment.clone(),
-    };
-    let mut inputs = Vec::new();
+) -> Result<(ExecutorCommand, Vec<Pin>), WorkError> {
+    let blobs = blobs.ok_or_else(no_store)?;
+    let (Work::Items { assignment, .. } | Work::Rank { assignment, .. }) = &work;
+    let assignment = assignment.clone();
+    let mut pins = Vec::new();
     for digest in &assignment.inputs {
-        inputs.push(blobs.fetch(*digest).await.map_err(|e| e.to_string())?);
+        pins.push(blobs.fetch(*digest).await?);
     }
-    match work {
+    let inputs = pins.iter().map(|pin| pin.path().to_owned()).collect();
+    let command = match work {
         Work::Items { lease, items, .. } => {
-            let items = lease
-                .items
-                .iter()
-                .map(|item| item.index)
-                .zip(items)
-                .collect();
-            Ok(ExecutorCommand::RunItems {
+            let indices = lease.items.iter().map(|item| item.index);
+            ExecutorCommand::RunItems {
                 task,
                 assignment,
                 inputs,
-                items,
-            })
+                items: indices.zip(items).collect(),
+            }
         }
         Work::Rank { held, roster, .. } => {
             let resume = match roster.resume {
                 None => None,
-                Some(checkpoint) => Some((
-                    checkpoint.step,
-                    blobs
-                        .fetch(checkpoint.digest)
-                        .await
-                        .map_err(|e| e.to_string())?,
-                )),
+                Some(checkpoint) => {
+                    let pin = blobs.fetch(checkpoint.digest).await?;
+                    let path = pin.path().to_owned();
+                    pins.push(pin);
+                    Some((checkpoint.step, path))
+                }
             };
-            let world_size = roster.members.len() as u32;
-            Ok(ExecutorCommand::RunRank {
+            ExecutorCommand::RunRank {
                 task,
                 assignment,
                 inputs,
                 rank: held.rank,
-                world_size,
+                world_size: roster.members.len() as u32,
                 secret: roster.secret,
                 resume,
-            })
+            }
         }
-    }
+    };
+    Ok((command, pins))
 }
 
 /// Stores files in order; the digest of the first.
-async fn store_files(blobs: Option<&Blobs>, files: &[PathBuf]) -> Result<Option<Digest>, String> {
+async fn store_files(
+    blobs: Option<&Blobs>,
+    files: &[PathBuf],
+) -> Result<Option<Digest>, WorkError> {
     let mut first = None;
     for file in files {
-        let blobs = blobs.ok_or("no coordinator has named a blob store yet")?;
-        let digest = blobs.store(file).await.map_err(|e| e.to_string())?;
+        let digest = blobs.ok_or_else(no_store)?.store(file).await?;
         first = first.or(Some(digest));
     }
     Ok(first)
+}
+
+fn no_store() -> WorkError {
+    WorkError {
+        message: "no coordinator has named a blob store yet".to_owned(),
+        cause: FailureCause::Lost,
+    }
 }
 
 /// Random number of this process, from the system's hash seed.

@@ -49,16 +49,20 @@ impl Address {
     }
 }
 
+/// A report with the number of the session that it is meant for.
+pub type Addressed = (u64, WorkerReport);
+
 /// Connects, feeds the core, and connects again. `may_connect` becomes true once an executor is
-/// ready; `reports` are sent on whatever connection stands, and dropped without one (the core
-/// keeps what matters).
+/// ready; `reports` are sent on the session whose number they carry, and dropped if it is not the
+/// one that stands: the core sends again what matters (`AGENT-5`).
 pub async fn keep_connected(
     connector: Connector,
     address: Address,
     mut may_connect: watch::Receiver<bool>,
-    mut reports: mpsc::Receiver<WorkerReport>,
+    mut reports: mpsc::Receiver<Addressed>,
     events: mpsc::Sender<Event>,
 ) {
+    let mut session = 0;
     let mut wait = FIRST_WAIT;
     let mut last_failure = String::new();
     if may_connect.wait_for(|ready| *ready).await.is_err() {
@@ -69,12 +73,13 @@ pub async fn keep_connected(
             Ok((connection, at)) => {
                 let begin = Instant::now();
                 last_failure.clear();
-                if events.send(Event::Connected).await.is_err() {
+                session += 1;
+                if events.send(Event::Connected { session }).await.is_err() {
                     return;
                 }
                 let reason = tokio::select! {
                     biased;
-                    reason = talk(&connection, &mut reports, &events) => reason,
+                    reason = talk(&connection, session, &mut reports, &events) => reason,
                     () = moved(&address, at) => "the coordinator announced another address".to_owned(),
                 };
                 tracing::warn!(%reason, "the session with the coordinator ended");
@@ -125,23 +130,24 @@ async fn moved(address: &Address, at: SocketAddr) {
 /// Talks until the connection ends; gives the reason.
 async fn talk(
     connection: &Connection,
-    reports: &mut mpsc::Receiver<WorkerReport>,
+    session: u64,
+    reports: &mut mpsc::Receiver<Addressed>,
     events: &mpsc::Sender<Event>,
 ) -> String {
     let (sender, receiver) = match connection.open().await {
         Ok(stream) => stream,
         Err(error) => return error.to_string(),
     };
-    let (outgoing, writer) = sender.into_queue::<WorkerReport>(QUEUE);
+    let (outgoing, mut writer) = sender.into_queue::<WorkerReport>(QUEUE);
     let mut commands = receiver.into_queue::<WorkerCommand>(QUEUE);
     let ended = |result: Option<Result<WorkerCommand, TransportError>>| match result {
         Some(Err(error)) => error.to_string(),
         _ => "the coordinator closed the stream".to_owned(),
     };
-    let mut is_introduced = false;
     let reason = loop {
         tokio::select! {
             biased;
+            outcome = &mut writer => return writer_ended(outcome),
             command = commands.recv() => match command {
                 Some(Ok(command)) => {
                     if events.send(Event::Command(command)).await.is_err() {
@@ -151,12 +157,9 @@ async fn talk(
                 other => break ended(other),
             },
             report = reports.recv() => match report {
-                // What was meant for an older connection: the core sends again what matters.
-                Some(report) if !is_introduced && !matches!(report, WorkerReport::Hello(_)) => {}
-                Some(report) => {
-                    is_introduced = true;
-                    if outgoing.send(report).await.is_err() {
-                        break connection.closed().await.to_string();
+                Some((meant_for, report)) => {
+                    if meant_for == session && outgoing.send(report).await.is_err() {
+                        return writer_ended(writer.await);
                     }
                 }
                 None => break "the agent is ending".to_owned(),
@@ -165,4 +168,13 @@ async fn talk(
     };
     writer.abort();
     reason
+}
+
+/// Why nothing can be written any more: a report that does not fit into a frame, or the connection.
+fn writer_ended(outcome: Result<Result<(), TransportError>, tokio::task::JoinError>) -> String {
+    match outcome {
+        Ok(Ok(())) => "the stream to the coordinator ended".to_owned(),
+        Ok(Err(error)) => format!("a report cannot be sent: {error}"),
+        Err(error) => format!("the task that writes reports ended: {error}"),
+    }
 }

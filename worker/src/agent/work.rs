@@ -3,8 +3,8 @@
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::work::{Assignment, HeldRank, Lease, Roster, WorkError};
-use evoring_protocol::worker::{WorkerCommand, WorkerReport};
-use evoring_protocol::{ItemIndex, SlotIndex, Step};
+use evoring_protocol::worker::{Ran, WorkerCommand, WorkerReport};
+use evoring_protocol::{ItemIndex, JobId, SlotIndex, Step};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,13 +34,36 @@ pub enum Work {
     },
 }
 
-/// Work that an executor has.
+impl Work {
+    /// Its name for the coordinator.
+    pub fn ran(&self) -> Ran {
+        match self {
+            Self::Items { lease, .. } => Ran::Lease {
+                term: lease.term,
+                number: lease.number,
+            },
+            Self::Rank { held, .. } => Ran::Rank(held.clone()),
+        }
+    }
+
+    /// Whose it is.
+    pub fn job(&self) -> JobId {
+        match self {
+            Self::Items { lease, .. } => lease.job,
+            Self::Rank { held, .. } => held.job,
+        }
+    }
+}
+
+/// Work that an executor has, or whose inputs are fetched for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Running {
     /// Its number.
     pub task: u64,
     /// What.
     pub work: Work,
+    /// Whether the executor was given it.
+    pub is_delivered: bool,
     /// When it was told to stop.
     pub stopping_since: Option<Duration>,
 }
@@ -49,7 +72,10 @@ pub struct Running {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A connection to the coordinator stands.
-    Connected,
+    Connected {
+        /// Number of the session on it; grows.
+        session: u64,
+    },
     /// It is gone.
     Disconnected,
     /// The coordinator said something.
@@ -107,7 +133,7 @@ pub enum Event {
         /// What they are.
         purpose: Purpose,
         /// Digest of the first file, or why it is not stored.
-        outcome: Result<Option<evoring_protocol::Digest>, String>,
+        outcome: Result<Option<evoring_protocol::Digest>, WorkError>,
     },
     /// Time passes.
     Tick,
@@ -126,7 +152,12 @@ pub enum Purpose {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// Send to the coordinator.
-    Send(WorkerReport),
+    Send {
+        /// On this session; on no other.
+        session: u64,
+        /// What.
+        report: WorkerReport,
+    },
     /// Use this blob store from now on.
     UseBlobs(String),
     /// Start the slot's executor after a pause.

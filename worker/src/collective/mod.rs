@@ -8,7 +8,9 @@
 //! - `COLLECTIVE-1` The result of a sum depends on the shards' values alone.
 //! - `COLLECTIVE-2` Once one operation has failed on a rank, all later ones on it fail.
 //! - `COLLECTIVE-3` When a member goes, every operation that it had not completed its part of
-//!   ends with [`CollectiveError::Aborted`] on all others, within a second.
+//!   ends with [`CollectiveError::Aborted`] on all others, within a second. Ranks are connected with
+//!   the first one only, which tells the others: while the first is stopped (not dead, whose end
+//!   all see), another one's death shows only when the patience of [`shm::Settings`] is over.
 
 mod barrier;
 mod join;

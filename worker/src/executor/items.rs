@@ -1,12 +1,13 @@
 //! Runs items of a map.
 
-use crate::outbox::{Outbox, bounded};
+use crate::outbox::Outbox;
 use crate::panic;
 use evoring_kernels::evaluator::{Evaluator, Items};
 use evoring_protocol::ItemIndex;
 use evoring_protocol::executor::ExecutorReport;
 use evoring_protocol::limits::RESULT_BYTES;
-use evoring_protocol::work::{Assignment, ItemOutcome, WorkError};
+use evoring_protocol::work::{Assignment, FailureCause, ItemOutcome, WorkError};
+use evoring_worker::text::bounded;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -63,7 +64,7 @@ pub fn run(
                 );
                 let error = bounded(WorkError {
                     message,
-                    can_retry: true,
+                    cause: FailureCause::Failed,
                 });
                 outbox.outcome(
                     task,
@@ -90,7 +91,7 @@ fn fitting(outcome: ItemOutcome, piece: Piece<'_>) -> ItemOutcome {
             );
             Err(WorkError {
                 message,
-                can_retry: false,
+                cause: FailureCause::Final,
             })
         }
         result => result.map_err(bounded),

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use evoring_protocol::codec::write_frame;
 use evoring_protocol::executor::ExecutorReport;
 use evoring_protocol::limits::{EXECUTOR_FRAME_BYTES, TEXT_BYTES};
-use evoring_protocol::work::{ItemOutcome, WorkError};
+use evoring_protocol::work::ItemOutcome;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -85,18 +85,6 @@ fn gather(entry: Entry, receiver: &Receiver<Entry>) -> Vec<ExecutorReport> {
     vec![ExecutorReport::Items { task, outcomes }]
 }
 
-/// An error that fits into a frame.
-pub fn bounded(mut error: WorkError) -> WorkError {
-    if error.message.len() > TEXT_BYTES {
-        let end = (0..=TEXT_BYTES - '…'.len_utf8())
-            .rev()
-            .find(|end| error.message.is_char_boundary(*end));
-        error.message.truncate(end.unwrap_or(0));
-        error.message.push('…');
-    }
-    error
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,17 +119,5 @@ mod tests {
             }
         }
         assert_eq!(items, [(1, 0), (1, 1), (2, 2), (2, u32::MAX), (3, 3)]);
-    }
-
-    /// Claim: a long text is cut between characters, and fits.
-    #[test]
-    fn long_texts_are_cut() {
-        let error = bounded(WorkError {
-            message: "é".repeat(TEXT_BYTES),
-            can_retry: true,
-        });
-        assert!(
-            error.message.len() <= TEXT_BYTES && error.message.ends_with('…') && error.can_retry
-        );
     }
 }

@@ -1,6 +1,6 @@
 //! Runs one rank of a gang.
 
-use crate::outbox::{Outbox, bounded};
+use crate::outbox::Outbox;
 use crate::panic;
 use evoring_jobs::calls::{self, TrainCall};
 use evoring_kernels::KernelError;
@@ -11,11 +11,14 @@ use evoring_kernels::training::{
 use evoring_protocol::Step;
 use evoring_protocol::executor::ExecutorReport;
 use evoring_protocol::limits::RESULT_BYTES;
-use evoring_protocol::work::{Assignment, Kernel, TrainingProgress, WorkError};
+use evoring_protocol::work::{Assignment, FailureCause, Kernel, TrainingProgress, WorkError};
 use evoring_worker::collective::shm::{Settings, Shm};
 use evoring_worker::collective::{Collective, CollectiveError};
+use evoring_worker::text::bounded;
+use std::cell::Cell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -73,7 +76,7 @@ pub fn run(
         Err(message) => {
             let error = WorkError {
                 message: format!("panic: {message}"),
-                can_retry: true,
+                cause: FailureCause::Failed,
             };
             (Err(error), Err(message))
         }
@@ -97,7 +100,7 @@ pub fn run(
             );
             let error = bounded(WorkError {
                 message: format!("{place}: {}", error.message),
-                can_retry: error.can_retry,
+                cause: error.cause,
             });
             eprintln!("executor: {}", error.message);
             outbox.report(ExecutorReport::RankFailed { task, error });
@@ -130,20 +133,22 @@ fn train(
         task: piece.task,
         line: starting(piece),
     });
-    let mut exchange = exchange(&call, member, observer.stop)?;
+    let cause = Rc::new(Cell::new(None));
+    let mut exchange = exchange(&call, member, observer.stop, &cause)?;
     let files = TrainFiles {
         inputs: piece.inputs,
         resume,
         scratch: folder,
     };
-    let (result, weights) = run_rank(&call, files, &mut *exchange, observer).map_err(fail)?;
+    let outcome = run_rank(&call, files, &mut *exchange, observer);
+    let (result, weights) = outcome.map_err(|error| stopped(error, cause.get()))?;
     observer.last();
     let result = calls::encode(&result);
     if result.len() > RESULT_BYTES {
         let message = format!("a result of {} bytes, at most {RESULT_BYTES}", result.len());
         return Err(WorkError {
             message,
-            can_retry: false,
+            cause: FailureCause::Final,
         });
     }
     // All ranks wrote the same bytes; one copy is enough.
@@ -155,6 +160,18 @@ fn train(
             Vec::new()
         },
     ))
+}
+
+/// The failure of a training, with the cause of the sum that ended it, if one did.
+fn stopped(error: KernelError, cause: Option<FailureCause>) -> WorkError {
+    let error_of_kernel = WorkError::from(&error);
+    match (error, cause) {
+        (KernelError::Stopped { .. }, Some(cause)) => WorkError {
+            cause,
+            ..error_of_kernel
+        },
+        _ => error_of_kernel,
+    }
 }
 
 fn starting(piece: Piece<'_>) -> String {
@@ -171,11 +188,12 @@ fn starting(piece: Piece<'_>) -> String {
     )
 }
 
-/// How this rank sums with the others.
+/// How this rank sums with the others; a failure of a sum leaves its cause in `cause`.
 fn exchange(
     call: &TrainCall,
     member: Member,
     stop: &Arc<AtomicBool>,
+    cause: &Rc<Cell<Option<FailureCause>>>,
 ) -> Result<Box<dyn GradientExchange>, WorkError> {
     let length = exchange_length(call).map_err(|error| WorkError::from(&error))?;
     // A gang of one needs no shared memory.
@@ -188,33 +206,49 @@ fn exchange(
         stop: stop.clone(),
         ..Settings::new(call.shards, length, member.secret)
     };
-    let fail = |error: CollectiveError| WorkError {
-        can_retry: error.can_retry(),
+    let collective = Shm::join(&settings).map_err(|error| WorkError {
+        cause: cause_of(&error),
         message: error.to_string(),
-    };
-    Ok(Box::new(Between(Shm::join(&settings).map_err(fail)?)))
+    })?;
+    let cause = Rc::clone(cause);
+    Ok(Box::new(Between { collective, cause }))
 }
 
-/// A collective as the kernels see it.
-struct Between<C>(C);
+/// What is to blame for a collective that did not come about.
+fn cause_of(error: &CollectiveError) -> FailureCause {
+    if error.can_retry() {
+        FailureCause::Lost
+    } else {
+        FailureCause::Final
+    }
+}
+
+/// A collective as the kernels see it. The kernels know only the words of a failure, so its cause
+/// is kept beside them.
+struct Between<C> {
+    collective: C,
+    cause: Rc<Cell<Option<FailureCause>>>,
+}
 
 impl<C: Collective> GradientExchange for Between<C> {
     fn shards(&self) -> Range<u32> {
-        self.0.shards()
+        self.collective.shards()
     }
 
     fn shard_buffer(&mut self, shard: u32) -> &mut [f32] {
-        self.0.shard_buffer(shard)
+        self.collective.shard_buffer(shard)
     }
 
     fn reduce(&mut self) -> Result<&[f32], ExchangeError> {
-        self.0
-            .all_reduce()
-            .map_err(|error| ExchangeError(error.to_string()))
+        let cause = &self.cause;
+        self.collective.all_reduce().map_err(|error| {
+            cause.set(Some(cause_of(&error)));
+            ExchangeError(error.to_string())
+        })
     }
 
     fn is_first_rank(&self) -> bool {
-        self.0.rank() == 0
+        self.collective.rank() == 0
     }
 }
 
@@ -304,4 +338,82 @@ fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
         .flatten()
         .flatten()
         .map(|entry| entry.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A gang whose next sum fails.
+    struct Failing(Option<CollectiveError>);
+
+    impl Failing {
+        fn fail<T>(&mut self) -> Result<T, CollectiveError> {
+            Err(self.0.take().unwrap())
+        }
+    }
+
+    impl Collective for Failing {
+        fn rank(&self) -> u32 {
+            1
+        }
+
+        fn world_size(&self) -> u32 {
+            2
+        }
+
+        fn shards(&self) -> Range<u32> {
+            0..1
+        }
+
+        fn shard_buffer(&mut self, _: u32) -> &mut [f32] {
+            &mut []
+        }
+
+        fn all_reduce(&mut self) -> Result<&[f32], CollectiveError> {
+            self.fail()
+        }
+
+        fn reduce_scatter(&mut self) -> Result<(Range<usize>, &[f32]), CollectiveError> {
+            self.fail()
+        }
+
+        fn all_gather(&mut self, _: &[f32], _: &mut [f32]) -> Result<(), CollectiveError> {
+            self.fail()
+        }
+
+        fn broadcast(&mut self, _: u32, _: &mut [f32]) -> Result<(), CollectiveError> {
+            self.fail()
+        }
+
+        fn barrier(&mut self) -> Result<(), CollectiveError> {
+            self.fail()
+        }
+    }
+
+    /// Claim: members that do not agree stay so, whatever roster comes; a lost member does not.
+    /// Method: a sum that fails in both ways, passed on as kernels do.
+    #[test]
+    fn a_refused_sum_is_final() {
+        let lost = CollectiveError::Aborted {
+            reason: "rank 0 is gone".to_owned(),
+        };
+        let refused = CollectiveError::Refused("another length".to_owned());
+        for (error, expected) in [(lost, FailureCause::Lost), (refused, FailureCause::Final)] {
+            let cause = Rc::new(Cell::new(None));
+            let mut between = Between {
+                collective: Failing(Some(error)),
+                cause: Rc::clone(&cause),
+            };
+            let message = between.reduce().unwrap_err().0;
+            let error = stopped(KernelError::Stopped { step: 3, message }, cause.get());
+            assert_eq!(error.cause, expected, "{error}");
+        }
+        let unfit = KernelError::Io {
+            path: PathBuf::from("file"),
+            source: std::io::Error::other("broken"),
+        };
+        let error = stopped(unfit, None);
+        assert_eq!(error.cause, FailureCause::Failed);
+    }
 }
