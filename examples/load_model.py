@@ -1,10 +1,5 @@
-"""Loads the net that a job left behind into PyTorch, without Evoring and without safetensors:
-
-    python examples/load_model.py evoring-out/prune-fashion
-"""
-import json, struct, sys
-from pathlib import Path
-import torch
+"""Loads the net that a job left behind into PyTorch: python examples/load_model.py evoring-out/prune-fashion"""
+import json, pathlib, struct, sys, torch
 from torch import nn
 
 MAKE = {
@@ -18,21 +13,18 @@ MAKE = {
 }
 
 def load(folder):
-    """The net, ready to use, and its description; images enter as (value / 255 - mean) / deviation."""
-    description = json.loads(Path(folder, "model.json").read_text())
+    description = json.loads(pathlib.Path(folder, "model.json").read_text())
     net = nn.Sequential(*(MAKE[entry["kind"]](entry) for entry in description["layers"]))
-    raw = bytearray(Path(folder, description["weights"]).read_bytes())
+    raw = bytearray(pathlib.Path(folder, description["weights"]).read_bytes())
     start = 8 + struct.unpack("<Q", raw[:8])[0]  # the header's length, the header, the numbers
     header, state = json.loads(raw[8:start]), net.state_dict()
-    for name in (tensor["name"] for tensor in description["tensors"]):
+    for name, shape in ((tensor["name"], tensor["shape"]) for tensor in description["tensors"]):
         begin, end = header[name]["data_offsets"]
-        numbers = torch.frombuffer(raw[start + begin : start + end], dtype=torch.float32)
-        state[name] = numbers.reshape(header[name]["shape"])
+        state[name] = torch.frombuffer(raw[start + begin : start + end], dtype=torch.float32).reshape(shape)
     net.load_state_dict(state)
-    return net.eval(), description
+    return net.eval(), description  # images enter as (value / 255 - mean) / deviation
 
 if __name__ == "__main__":
     net, description = load(sys.argv[1])
-    with torch.no_grad():
-        logits = net(torch.zeros(1, *description["input"]))
+    logits = net(torch.zeros(1, *description["input"]))
     print(f"{description['name']}: {sum(p.numel() for p in net.parameters())} parameters, logits {list(logits.shape)}")

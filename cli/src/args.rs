@@ -1,7 +1,9 @@
 //! The command line.
 
+use crate::tilde::refuse_tilde;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 use std::str::FromStr;
 
 const AFTER: &str = "\
@@ -36,7 +38,7 @@ pub struct Global {
     /// Cluster to talk to: a file with `{"announce": FILE, "identity": DIR}` or
     /// `{"coordinators": ["HOST:PORT"], "identity": DIR}` [default: the last running `evoring
     /// local` or `run`]
-    #[arg(long, global = true, value_name = "FILE", env = "EVORING_CLUSTER")]
+    #[arg(long, global = true, value_name = "FILE", env = "EVORING_CLUSTER", value_parser = path())]
     pub cluster: Option<PathBuf>,
 }
 
@@ -118,7 +120,7 @@ pub struct ClusterArgs {
     pub slots_per_worker: u32,
     /// Folder for all state of the cluster [default: a fresh one below
     /// ${XDG_STATE_HOME:-~/.local/state}/evoring/clusters]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub dir: Option<PathBuf>,
 }
 
@@ -130,9 +132,9 @@ pub struct RunArgs {
     /// The cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
-    /// Folder for the results; replaced as a whole if it holds earlier results [default:
-    /// evoring-out/JOB]
-    #[arg(long, value_name = "DIR")]
+    /// Folder for the results; earlier results there are replaced, other files of yours stay
+    /// [default: evoring-out/JOB]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: Option<PathBuf>,
     /// Keep the cluster's folder also after success (a folder named by --dir is always kept)
     #[arg(long)]
@@ -179,18 +181,19 @@ pub struct FollowJobArgs {
 pub struct FetchArgs {
     /// Number of the job, or `latest`
     pub job: JobRef,
-    /// Folder for the results; replaced as a whole if it holds earlier results
+    /// Folder for the results; earlier results there are replaced, other files of yours stay
+    #[arg(value_parser = path())]
     pub dir: PathBuf,
 }
 
 /// Arguments of `plot`.
 #[derive(Debug, Args)]
 pub struct PlotArgs {
-    /// Number of a job, `latest`, or a folder written by `run` or `fetch`
+    /// Number of a job, `latest`, or a folder written by `run` or `fetch` (./latest is a folder)
     #[arg(value_name = "JOB|DIR")]
-    pub source: String,
+    pub source: PlotSource,
     /// The picture (SVG)
-    #[arg(long, short, value_name = "FILE.svg")]
+    #[arg(long, short, value_name = "FILE.svg", value_parser = path())]
     pub output: PathBuf,
     /// Which picture [default: by the name of FILE, else fitness]
     #[arg(long, value_enum)]
@@ -240,6 +243,34 @@ impl FromStr for JobRef {
     }
 }
 
+/// What `plot` draws.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlotSource {
+    /// A job of a cluster.
+    Job(JobRef),
+    /// A folder of results.
+    Folder(PathBuf),
+}
+
+impl FromStr for PlotSource {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // A job's name has no separator, so `./7` and `7/` are the folder.
+        if !text.contains(MAIN_SEPARATOR)
+            && let Ok(job) = text.parse()
+        {
+            return Ok(Self::Job(job));
+        }
+        refuse_tilde(Path::new(text))?;
+        Ok(Self::Folder(text.into()))
+    }
+}
+
+/// Paths that something is written to or looked up in.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| refuse_tilde(&path).map(|()| path))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,5 +280,45 @@ mod tests {
     #[test]
     fn definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+    // Claim: a folder can be plotted whatever it is called. Method: names of jobs, and the same
+    // with a separator.
+    #[test]
+    fn plot_sources() {
+        let job = |job| Ok(PlotSource::Job(job));
+        assert_eq!("latest".parse(), job(JobRef::Latest));
+        assert_eq!("7".parse(), job(JobRef::Number(7)));
+        for folder in [
+            "./latest",
+            "./7",
+            "7/",
+            "latest/",
+            "evoring-out/7",
+            "result",
+        ] {
+            assert_eq!(folder.parse(), Ok(PlotSource::Folder(folder.into())));
+        }
+    }
+
+    // Claim: a `~` that no shell replaced is refused wherever a path is given, before a folder of
+    // that name is made. Method: each option.
+    #[test]
+    fn tilde_is_refused() {
+        for line in [
+            "run job.toml --out=~/x",
+            "run job.toml --dir=~/x",
+            "local --dir=~/x",
+            "jobs --cluster=~/x",
+            "fetch 1 ~/x",
+            "plot ~/x -o x.svg",
+            "plot 1 --output=~/x.svg",
+        ] {
+            let words = std::iter::once("evoring").chain(line.split(' '));
+            let error = Cli::try_parse_from(words).unwrap_err().to_string();
+            assert!(
+                error.contains("expected a path without `~`"),
+                "{line}: {error}"
+            );
+        }
     }
 }

@@ -6,6 +6,9 @@
 //! progress; [`artifacts`] fetches, checks and assembles what a job made; [`picture`] draws it;
 //! [`output`] holds tables and JSON; [`exit`] the exit codes.
 
+// These panic where a reader or a terminal has gone, and would take a running job with them.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod args;
 pub mod artifacts;
 pub mod client;
@@ -16,3 +19,4 @@ pub mod job_file;
 pub mod local;
 pub mod output;
 pub mod picture;
+mod tilde;

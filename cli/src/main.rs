@@ -1,9 +1,12 @@
 //! Maps what a command returned to an exit code.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use clap::Parser;
 use evoring::args::Cli;
 use evoring::commands;
 use evoring::exit::Exit;
+use evoring::output::say;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -15,12 +18,11 @@ fn main() -> ExitCode {
             if failure.exit == Exit::Ok {
                 // The reader of standard output has had enough.
             } else if json {
-                eprintln!(
-                    "{}",
-                    serde_json::json!({ "error": { "code": failure.exit.name(), "message": failure.message } })
-                );
+                let error =
+                    serde_json::json!({ "code": failure.exit.name(), "message": failure.message });
+                say(serde_json::json!({ "error": error }));
             } else {
-                eprintln!("evoring: {failure}");
+                say(format_args!("evoring: {failure}"));
             }
             ExitCode::from(failure.exit as u8)
         }

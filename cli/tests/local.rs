@@ -4,139 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod stage;
+
+use stage::{DYING, FAITHFUL, STUBBORN, Stage, lives, wait_for};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// Bound on every wait.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Lives until its lifeline ends.
-const FAITHFUL: &str = "exec cat";
-/// Does not end when asked to.
-const STUBBORN: &str = "trap '' TERM\ncat\nsleep 60";
-/// Dies at once.
-const DYING: &str = "echo 'no libtorch, run make setup' >&2\nexit 7";
-
-/// Held while a program is written, and while a process is started: a child born in between would
-/// inherit the open file, and a program that is open for writing cannot be executed.
-static FORK: Mutex<()> = Mutex::new(());
-
-fn no_fork() -> MutexGuard<'static, ()> {
-    FORK.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A folder with `evoring` and scripts beside it.
-struct Stage {
-    folder: tempfile::TempDir,
-}
-
-impl Stage {
-    fn new(coordinator: &str, worker: &str) -> Self {
-        let _guard = no_fork();
-        let folder = tempfile::tempdir().unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_evoring"), folder.path().join("evoring")).unwrap();
-        for (name, body) in [
-            ("evoring-coordinator", coordinator),
-            ("evoring-worker", worker),
-            ("evoring-executor", FAITHFUL),
-        ] {
-            let path = folder.path().join(name);
-            fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        Self { folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.path("evoring"));
-        command
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env("XDG_STATE_HOME", self.path("state"))
-            .env_remove("EVORING_CLUSTER");
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn local(&self, dir: &str) -> Local {
-        let log = self.path(&format!("{dir}.stderr"));
-        let mut command = self.command(&["local", "--workers", "2", "--dir", dir]);
-        command
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&log).unwrap());
-        let child = spawn(&mut command);
-        let processes = wait_for("three children", || {
-            Some(processes(&log)).filter(|found| found.len() == 3)
-        });
-        Local { child, processes }
-    }
-
-    fn output(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        spawn(&mut command).wait_with_output().unwrap()
-    }
-}
-
-struct Local {
-    child: Child,
-    processes: Vec<u32>,
-}
-
-impl Local {
-    fn signal(&self, name: &str) {
-        let mut command = Command::new("kill");
-        command.args([name, &self.child.id().to_string()]);
-        let status = spawn(&mut command).wait().unwrap();
-        assert!(status.success());
-    }
-
-    fn assert_all_gone(&self) {
-        wait_for("the end of every child", || {
-            self.processes
-                .iter()
-                .all(|process| !lives(*process))
-                .then_some(())
-        });
-    }
-}
-
-fn spawn(command: &mut Command) -> Child {
-    let _guard = no_fork();
-    command.spawn().unwrap()
-}
-
-/// What `evoring local` says it started.
-fn processes(log: &Path) -> Vec<u32> {
-    let text = fs::read_to_string(log).unwrap();
-    text.lines()
-        .filter_map(|line| line.split(" runs as process ").nth(1)?.parse().ok())
-        .collect()
-}
-
-/// Whether a process runs; one that only waits to be reaped does not.
-fn lives(process: u32) -> bool {
-    fs::read_to_string(format!("/proc/{process}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(") ").next().unwrap_or("").starts_with('Z'))
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 // Claim: no child outlives its parent, not even after SIGKILL, and no child keeps another's
 // lifeline open. Method: kills `evoring local`, whose children only watch their lifelines.
@@ -252,7 +124,10 @@ fn run_refuses_early() {
     job("large.toml", "ranks = 4");
     job("right.toml", "ranks = \"1..2\"");
     fs::write(stage.path("file"), "").unwrap();
-    let cases: [(&[&str], i32, &str); 5] = [
+    fs::create_dir(stage.path("project")).unwrap();
+    let foreign = stage.path("project/report.json");
+    fs::write(&foreign, "{\"result\": 1, \"run\": {}}").unwrap();
+    let cases: [(&[&str], i32, &str); 7] = [
         (&["run", "absent.toml"], 2, "absent.toml"),
         (&["run", "wrong.toml"], 2, "wrong.toml:8: train.rankz"),
         (
@@ -266,6 +141,12 @@ fn run_refuses_early() {
             "name another folder",
         ),
         (&["run", "right.toml", "--out", "."], 2, "other files"),
+        (
+            &["run", "right.toml", "--out", "project"],
+            2,
+            "did not write",
+        ),
+        (&["fetch", "1", "project"], 2, "did not write"),
     ];
     for (arguments, code, text) in cases {
         let output = stage.output(arguments);
@@ -273,11 +154,13 @@ fn run_refuses_early() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
         assert!(stderr.contains(text), "{arguments:?}: {stderr}");
     }
+    assert!(foreign.exists());
     fs::remove_file(stage.path("evoring-worker")).unwrap();
     let output = stage.output(&["run", "right.toml"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
-        String::from_utf8_lossy(&output.stderr).contains("evoring-worker not found in"),
-        "{output:?}"
+        stderr.contains("evoring-worker not found in") && stderr.contains("`cargo build"),
+        "{stderr}"
     );
     assert_eq!(output.status.code(), Some(5));
     assert!(!stage.path("evoring-out/x").exists());

@@ -14,11 +14,12 @@ use evoring_protocol::Digest;
 use evoring_protocol::client::JobView;
 use evoring_protocol::limits::{BLOB_BYTES, DRIVER_BLOB_BYTES};
 use files::{MeasuredFile, ModelFile, ResultFile};
+use folder::REPORT;
 use population::{PopulationWriter, generation_number};
 use report::RunFacts;
 use std::fs::{self, File};
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Longest name of an artifact.
 const NAME_BYTES: usize = 128;
@@ -40,16 +41,9 @@ pub async fn fetch(
     to: &Path,
 ) -> Result<Written, Failure> {
     check_names(view)?;
-    let mut written = Vec::new();
+    let mut written = vec![REPORT.to_owned()];
     let result = fetch_small(client, view, "result.json").await?;
-    let measured = fetch_small(client, view, "measured.json").await?;
-    let report = report::report(
-        view,
-        result.as_deref().unwrap_or(b"null"),
-        measured.as_deref(),
-        facts,
-    )?;
-    save(to, "report.json", &report, &mut written)?;
+    let measured_text = fetch_small(client, view, "measured.json").await?;
     let mut data = PictureData {
         title: view.name.clone(),
         ..PictureData::default()
@@ -72,13 +66,22 @@ pub async fn fetch(
         .as_deref()
         .map(|bytes| parse::<ResultFile>("result.json", bytes))
         .transpose()?;
-    let measured = measured
+    let measured = measured_text
         .as_deref()
         .map(|bytes| parse::<MeasuredFile>("measured.json", bytes))
         .transpose()?;
     for (name, svg) in picture::all(&data)? {
-        save(to, name, svg.as_bytes(), &mut written)?;
+        save(to, name, svg.as_bytes())?;
+        written.push(name.to_owned());
     }
+    let report = report::report(
+        view,
+        result.as_deref().unwrap_or(b"null"),
+        measured_text.as_deref(),
+        facts,
+        &written,
+    )?;
+    save(to, REPORT, &report)?;
     let table = data.result.as_ref().map(|result| {
         (
             report::table(result, measured.as_ref()),
@@ -125,7 +128,7 @@ pub fn picture_data_of_folder(folder: &Path) -> Result<PictureData, Failure> {
     struct Run {
         name: String,
     }
-    let report: Report = read_json(folder, "report.json")?.ok_or_else(|| {
+    let report: Report = read_json(folder, REPORT)?.ok_or_else(|| {
         Failure::usage(format!(
             "{}: expected a folder written by `run` or `fetch`, found no report.json",
             folder.display()
@@ -142,16 +145,6 @@ pub fn picture_data_of_folder(folder: &Path) -> Result<PictureData, Failure> {
 
 /// Names become paths, so only plain ones are let through.
 fn check_names(view: &JobView) -> Result<(), Failure> {
-    let is_plain = |name: &str| {
-        let parts_are_plain = name.split('/').all(|part| {
-            !part.is_empty()
-                && !part.starts_with('.')
-                && part
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-        });
-        name.len() <= NAME_BYTES && parts_are_plain
-    };
     match view.artifacts.iter().find(|(name, _)| !is_plain(name)) {
         None => Ok(()),
         Some((name, _)) => {
@@ -162,6 +155,18 @@ fn check_names(view: &JobView) -> Result<(), Failure> {
             ))
         }
     }
+}
+
+/// Whether a name stays inside the folder that it is looked up in.
+fn is_plain(name: &str) -> bool {
+    let parts_are_plain = name.split('/').all(|part| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    });
+    name.len() <= NAME_BYTES && parts_are_plain
 }
 
 /// Artifacts that become files of the same name.
@@ -259,11 +264,9 @@ fn read_json<T: serde::de::DeserializeOwned>(
         .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
-fn save(folder: &Path, name: &str, bytes: &[u8], written: &mut Vec<String>) -> Result<(), Failure> {
-    let path: PathBuf = folder.join(name);
-    fs::write(&path, bytes).map_err(|error| Failure::local(path.display(), error))?;
-    written.push(name.to_owned());
-    Ok(())
+fn save(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+    let path = folder.join(name);
+    fs::write(&path, bytes).map_err(|error| Failure::local(path.display(), error))
 }
 
 #[cfg(test)]

@@ -1,12 +1,23 @@
 //! `report.json` and the final table.
 
 use super::files::{MeasuredFile, ResultFile};
+use super::is_plain;
 use crate::exit::{Exit, Failure};
 use crate::output::json::WorkerJson;
 use crate::output::table::{Align, Table, thousands};
 use crate::output::time::rfc3339;
 use evoring_protocol::client::{JobView, WorkerView};
+use evoring_protocol::limits::DRIVER_BLOB_BYTES;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+/// Name of the format.
+pub const FORMAT: &str = "evoring-report/1";
+/// Most bytes of a `report.json`: two blobs of a driver, and what is known about the run.
+const REPORT_BYTES: u64 = 3 * DRIVER_BLOB_BYTES as u64;
 
 /// What is known about a run beside its result: everything that may differ between two runs of
 /// the same job.
@@ -20,12 +31,14 @@ pub struct RunFacts {
     pub wall_ms: Option<u64>,
 }
 
-/// The text of `report.json`: `result` is the driver's `result.json` byte for byte.
+/// The text of `report.json`: `result` is the driver's `result.json` byte for byte, `files` are all
+/// that are written beside it.
 pub fn report(
     view: &JobView,
     result: &[u8],
     measured: Option<&[u8]>,
     facts: &RunFacts,
+    files: &[String],
 ) -> Result<Vec<u8>, Failure> {
     let check = |name: &str, bytes: &[u8]| {
         let parsed: Result<Value, _> = serde_json::from_slice(bytes);
@@ -35,9 +48,9 @@ pub fn report(
     let measured = measured
         .map(|bytes| check("measured.json", bytes))
         .transpose()?;
-    let run = serde_json::to_string_pretty(&run(view, measured, facts))
+    let run = serde_json::to_string_pretty(&run(view, measured, facts, files))
         .map_err(|error| Failure::local("report.json", error))?;
-    let mut text = b"{\n\"result\": ".to_vec();
+    let mut text = format!("{{\n\"format\": \"{FORMAT}\",\n\"result\": ").into_bytes();
     text.extend_from_slice(result.trim_ascii());
     text.extend_from_slice(b",\n\"run\": ");
     text.extend_from_slice(run.as_bytes());
@@ -45,7 +58,24 @@ pub fn report(
     Ok(text)
 }
 
-fn run(view: &JobView, measured: Option<Value>, facts: &RunFacts) -> Value {
+/// Files that were written with the `report.json` at `path`; `None` if it is not one of ours.
+pub fn files_of(path: &Path) -> Option<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Report {
+        format: String,
+        run: Run,
+    }
+    #[derive(Deserialize)]
+    struct Run {
+        files: Vec<String>,
+    }
+    let reader = BufReader::new(File::open(path).ok()?.take(REPORT_BYTES));
+    let report: Report = serde_json::from_reader(reader).ok()?;
+    let files = report.run.files;
+    (report.format == FORMAT && files.iter().all(|name| is_plain(name))).then_some(files)
+}
+
+fn run(view: &JobView, measured: Option<Value>, facts: &RunFacts, files: &[String]) -> Value {
     let seconds =
         |from: Option<u64>, to: Option<u64>| Some(to?.saturating_sub(from?) as f64 / 1_000.0);
     json!({
@@ -63,6 +93,7 @@ fn run(view: &JobView, measured: Option<Value>, facts: &RunFacts) -> Value {
         "retries": view.retries,
         "restarts": facts.restarts,
         "workers": facts.workers.iter().map(WorkerJson::from).collect::<Vec<_>>(),
+        "files": files,
         "measured": measured,
         "artifacts": view.artifacts.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect::<std::collections::BTreeMap<_, _>>(),
     })
@@ -120,7 +151,7 @@ pub fn table(result: &ResultFile, measured: Option<&MeasuredFile>) -> Table {
 pub fn table_note(result: &ResultFile) -> String {
     let images = thousands(result.rows.first().map_or(0, |row| row.total));
     format!(
-        "params: parameters; mults: multiplications for one image; ms/image: median on\none thread; accuracy: on {images} test images\n"
+        "params: parameters; mults: multiplications for one image; ms/image: processor\ntime of one thread, fastest of several batches; accuracy: on {images} test images\n"
     )
 }
 
@@ -130,8 +161,8 @@ mod tests {
     use crate::artifacts::files::{MeasuredRow, ResultRow, Winner};
     use crate::follow::tests::view;
 
-    // Claim: `result` is the driver's text byte for byte, and the whole is JSON. Method: a text
-    // with its own spacing and order of fields.
+    // Claim: `result` is the driver's text byte for byte, the whole is JSON, and says which files
+    // belong to it. Method: a text with its own spacing and order of fields; the list, read back.
     #[test]
     fn result_is_verbatim() {
         let result = b"{\n  \"z\": 1.50,\n  \"a\": [ ]\n}\n";
@@ -143,8 +174,13 @@ mod tests {
                 restarts: Some(2),
                 ..RunFacts::default()
             },
+            &["report.json".to_owned(), "deep/model.json".to_owned()],
         )
         .unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &text).unwrap();
+        let files = files_of(file.path()).unwrap();
+        assert_eq!(files, ["report.json", "deep/model.json"]);
         let text = String::from_utf8(text).unwrap();
         assert!(
             text.contains("\"result\": {\n  \"z\": 1.50,\n  \"a\": [ ]\n},\n"),
@@ -153,7 +189,7 @@ mod tests {
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["run"]["restarts"], 2);
         assert_eq!(value["run"]["measured"]["rows"], json!([]));
-        assert!(report(&view(), b"{", None, &RunFacts::default()).is_err());
+        assert!(report(&view(), b"{", None, &RunFacts::default(), &[]).is_err());
     }
 
     // Claim: the table names every row for people and shows what was measured for it.
@@ -203,6 +239,11 @@ mod tests {
             lines.iter().all(|line| line.chars().count() <= 80),
             "{text}"
         );
-        assert!(table_note(&result).contains("10,000 test images"));
+        let note = table_note(&result);
+        assert!(note.contains("10,000 test images"));
+        assert!(
+            note.lines().all(|line| line.chars().count() <= 80),
+            "{note}"
+        );
     }
 }

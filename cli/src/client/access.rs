@@ -1,6 +1,7 @@
 //! Where a cluster is and who we are to it: the cluster file and the coordinator's announcement.
 
 use crate::exit::Failure;
+use crate::tilde::refuse_tilde;
 use evoring_protocol::transport::{Connector, Identity};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -70,6 +71,10 @@ impl Access {
                 "{} coordinators: at most {COORDINATORS}",
                 file.coordinators.len()
             )));
+        }
+        let paths = [Some(&file.identity), file.announce.as_ref()];
+        for path in paths.into_iter().flatten() {
+            refuse_tilde(path).map_err(wrong)?;
         }
         let beside = path.parent().unwrap_or(Path::new("."));
         let place = match file.announce {
@@ -168,6 +173,12 @@ mod tests {
         assert!(
             refusal(r#"{"identity": "x", "anounce": "a"}"#).contains("unknown field `anounce`")
         );
+        for file in [
+            r#"{"identity": "~/x", "announce": "a"}"#,
+            r#"{"identity": "x", "announce": "~/a"}"#,
+        ] {
+            assert!(refusal(file).contains("without `~`"));
+        }
         assert!(refusal(&" ".repeat(100_000)).contains("more than 65536 bytes"));
     }
 }

@@ -49,15 +49,6 @@ pub enum Setback {
     Final(Failure),
 }
 
-impl Setback {
-    /// The failure, whichever it is.
-    pub fn into_failure(self) -> Failure {
-        match self {
-            Self::Temporary(failure) | Self::Final(failure) => failure,
-        }
-    }
-}
-
 impl Client {
     /// A client that gives a silent cluster `patience` before it fails.
     pub fn new(access: Access, patience: Duration) -> Self {
@@ -77,11 +68,21 @@ impl Client {
     pub async fn ask(&mut self, request: &ClientRequest) -> Result<ClientReply, Failure> {
         let began = Instant::now();
         loop {
-            match self.ask_once(request).await {
+            match self.try_ask(request).await {
                 Ok(reply) => return Ok(reply),
                 Err(setback) => self.wait_or_fail(setback, began).await?,
             }
         }
+    }
+
+    /// Asks once, whatever the client's patience. Cancel-safe, as every request is (CLIENT-1).
+    pub async fn try_ask(&mut self, request: &ClientRequest) -> Result<ClientReply, Setback> {
+        self.open_once(request).await?.next().await?.ok_or_else(|| {
+            Setback::Temporary(Failure::new(
+                Exit::Unreachable,
+                "the coordinator ended the request without an answer",
+            ))
+        })
     }
 
     /// Opens a stream of replies. Losses after the first reply are for the caller, who knows where
@@ -113,15 +114,6 @@ impl Client {
         if let Some(current) = self.current {
             current.connection.close_and_wait("done").await;
         }
-    }
-
-    async fn ask_once(&mut self, request: &ClientRequest) -> Result<ClientReply, Setback> {
-        self.open_once(request).await?.next().await?.ok_or_else(|| {
-            Setback::Temporary(Failure::new(
-                Exit::Unreachable,
-                "the coordinator ended the request without an answer",
-            ))
-        })
     }
 
     async fn open_once(&mut self, request: &ClientRequest) -> Result<Replies, Setback> {

@@ -38,7 +38,7 @@ pub(super) async fn fetch(context: &Context, arguments: FetchArgs) -> Result<Exi
     let written = fetch_artifacts(&mut client, &view, &facts, out.staging()).await?;
     client.close().await;
     let place = out.place().to_owned();
-    let replaced = out.put_in_place()?;
+    let replaced = out.put_in_place(&written.files)?;
     show(context.style, &view, &place, &written, replaced)?;
     Ok(Exit::Ok)
 }
@@ -67,12 +67,7 @@ pub(super) fn show(
     }
     let mut text = String::new();
     if let Some((table, note)) = &written.table {
-        text.push_str(&format!(
-            "
-{}{note}
-",
-            table.render(style.colour)
-        ));
+        text.push_str(&format!("\n{}{note}\n", table.render(style.colour)));
     }
     text.push_str(&format!(
         "results in {}{}\n",

@@ -6,7 +6,7 @@ use crate::args::LocalArgs;
 use crate::exit::{Exit, Failure};
 use crate::local::registry::{Starter, fresh_folder, register_if_possible, state_folder};
 use crate::local::{Binaries, ChildEvent, Folder, LocalCluster, Size, Stop};
-use crate::output::{print, print_json};
+use crate::output::{print, print_json, say};
 use std::path::Path;
 
 /// Runs until a signal, or until a process dies too often.
@@ -34,8 +34,8 @@ pub(super) async fn local(context: &Context, arguments: LocalArgs) -> Result<Exi
             biased;
             exit = signals.next() => break Ok(exit),
             event = cluster.next_event() => match event {
-                ChildEvent::Started { name, process } => eprintln!("evoring: {name} runs as process {process}"),
-                ChildEvent::Died { name, status } => eprintln!("evoring: {name} ended ({status}), starting it again"),
+                ChildEvent::Started { name, process } => say(format_args!("evoring: {name} runs as process {process}")),
+                ChildEvent::Died { name, status } => say(format_args!("evoring: {name} ended ({status}), starting it again")),
                 ChildEvent::GaveUp { message } => break Err(Failure::new(Exit::Unreachable, message)),
             }
         }
@@ -43,10 +43,10 @@ pub(super) async fn local(context: &Context, arguments: LocalArgs) -> Result<Exi
     stop(&mut cluster, &mut signals).await;
     drop(registration);
     if is_fresh {
-        eprintln!(
+        say(format_args!(
             "evoring: the cluster's folder stays: {} (go on with `evoring local --dir` and this folder, or delete it)",
             root.display()
-        );
+        ));
     }
     // Ctrl-C is the documented way to end this command.
     outcome.map(|exit| {

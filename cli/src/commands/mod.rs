@@ -6,6 +6,7 @@ mod local;
 mod plot;
 mod run;
 mod signals;
+mod start;
 mod stream;
 mod submit;
 
@@ -14,7 +15,7 @@ use crate::client::{Access, Client, SHORT_PATIENCE};
 use crate::exit::{Exit, Failure};
 use crate::follow::unexpected;
 use crate::local::registry;
-use crate::output::Style;
+use crate::output::{Style, print};
 use clap::CommandFactory;
 use evoring_protocol::JobId;
 use evoring_protocol::client::{ClientReply, ClientRequest};
@@ -30,12 +31,10 @@ struct Context {
 /// Runs a command to its end.
 pub fn execute(cli: Cli) -> Result<Exit, Failure> {
     if let Command::Completions { shell } = cli.command {
-        clap_complete::generate(
-            shell,
-            &mut Cli::command(),
-            "evoring",
-            &mut std::io::stdout(),
-        );
+        // Into memory first: the library panics where its writer fails.
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "evoring", &mut script);
+        print(&String::from_utf8_lossy(&script))?;
         return Ok(Exit::Ok);
     }
     let Global { json, cluster } = cli.global;

@@ -1,7 +1,7 @@
 //! `evoring plot`.
 
 use super::{Context, resolve};
-use crate::args::{PictureKind, PlotArgs};
+use crate::args::{PictureKind, PlotArgs, PlotSource};
 use crate::artifacts::{picture_data, picture_data_of_folder};
 use crate::exit::{Exit, Failure};
 use crate::follow::unexpected;
@@ -15,8 +15,8 @@ pub(super) async fn plot(context: &Context, arguments: PlotArgs) -> Result<Exit,
     let kind = arguments
         .what
         .unwrap_or_else(|| kind_by_name(&arguments.output));
-    let data = match arguments.source.parse() {
-        Ok(job) => {
+    let data = match arguments.source {
+        PlotSource::Job(job) => {
             let mut client = context.client()?;
             let job = resolve(&mut client, job).await?;
             let view = match client.ask(&ClientRequest::Show { job }).await? {
@@ -27,7 +27,7 @@ pub(super) async fn plot(context: &Context, arguments: PlotArgs) -> Result<Exit,
             client.close().await;
             data
         }
-        Err(_) => picture_data_of_folder(Path::new(&arguments.source))?,
+        PlotSource::Folder(folder) => picture_data_of_folder(&folder)?,
     };
     let svg = picture::draw(&data, kind)?;
     std::fs::write(&arguments.output, svg)

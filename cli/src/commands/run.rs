@@ -4,32 +4,31 @@ use super::Context;
 use super::fetch;
 use super::local::stop;
 use super::signals::Signals;
+use super::start::{Patience, wait_for_workers};
 use super::submit::{send, verdict};
 use crate::args::RunArgs;
 use crate::artifacts::folder::OutFolder;
 use crate::artifacts::report::RunFacts;
 use crate::artifacts::{Written, fetch as fetch_artifacts};
-use crate::client::Client;
+use crate::client::{Access, Client};
 use crate::exit::{Exit, Failure};
 use crate::follow::{Screen, follow};
 use crate::job_file::JobFile;
 use crate::local::registry::{Starter, fresh_folder, register_if_possible, state_folder};
-use crate::local::{Binaries, ChildEvent, Folder, LocalCluster, START_PATIENCE, Size, Stop};
+use crate::local::{Binaries, ChildEvent, Folder, LocalCluster, Size, Stop};
 use crate::output::json::JobJson;
-use crate::output::print_json;
 use crate::output::table::count;
+use crate::output::{print_json, say};
 use evoring_protocol::JobId;
-use evoring_protocol::client::{ClientRequest, JobStatus, JobView};
+use evoring_protocol::client::{ClientReply, ClientRequest, JobStatus, JobView};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// While its processes are kept alive, the cluster is waited for without end.
 const WHILE_SUPERVISED: Duration = Duration::from_secs(24 * 3600);
 /// How long a cancellation may take before everything is stopped anyway.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
-/// Between two looks at the workers that are starting.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Everything from the job file to the exit code.
 pub(super) async fn run(context: &Context, arguments: RunArgs) -> Result<Exit, Failure> {
@@ -70,19 +69,111 @@ pub(super) async fn run(context: &Context, arguments: RunArgs) -> Result<Exit, F
         count(u64::from(size.slots_per_worker), "slot"),
         root.display()
     ));
-    let outcome = supervise(&mut cluster, &mut signals, &screen, &file, size, out).await;
-    screen.finish();
+    let run = Run {
+        file,
+        size,
+        place: out.place().to_owned(),
+        screen,
+        progress: Progress::default(),
+    };
+    let outcome = supervise(&mut cluster, &mut signals, &run, out).await;
+    run.screen.finish();
     stop(&mut cluster, &mut signals).await;
     drop(registration);
     drop(cluster);
-    tidy(&root, is_fresh && !arguments.keep, &outcome);
-    report(context, outcome)
+    let unfetched = run.unfetched(&outcome, &root);
+    let is_done = match &outcome {
+        Outcome::Ended(ended) => ended.view.status == JobStatus::Finished,
+        Outcome::Stopped(_) => unfetched.is_none(),
+        Outcome::Failed(_) => false,
+    };
+    tidy(&root, is_fresh && is_done && !arguments.keep);
+    run.report(context, outcome, unfetched)
+}
+
+/// One run of one job.
+struct Run {
+    file: JobFile,
+    size: Size,
+    /// For the results.
+    place: PathBuf,
+    screen: Screen,
+    progress: Progress,
+}
+
+/// Written by the work, read when the work is cut short.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Once the job is accepted.
+    job: Cell<Option<JobId>>,
+    /// Whether it has results.
+    is_finished: Cell<bool>,
+    /// Processes that were started again.
+    restarts: Cell<u64>,
+}
+
+impl Run {
+    /// How to get results that the cluster holds and that were not written; `None` if there are
+    /// none.
+    fn unfetched(&self, outcome: &Outcome, root: &Path) -> Option<String> {
+        let job = self.progress.job.get()?;
+        let has_results = self.progress.is_finished.get() && !matches!(outcome, Outcome::Ended(_));
+        has_results.then(|| {
+            let (root, place) = (root.display(), self.place.display());
+            format!(
+                "job {job} is finished, and its results are kept in the cluster's folder: start that with `evoring local --dir {root}` and write them with `evoring fetch {job} {place}`"
+            )
+        })
+    }
+
+    /// Tells how it went, and hands out the exit code.
+    fn report(
+        &self,
+        context: &Context,
+        outcome: Outcome,
+        unfetched: Option<String>,
+    ) -> Result<Exit, Failure> {
+        match outcome {
+            Outcome::Failed(failure) => Err(match unfetched {
+                Some(hint) => Failure::new(failure.exit, format!("{failure}\n{hint}")),
+                None => failure,
+            }),
+            Outcome::Stopped(exit) => {
+                let what = match (unfetched, self.progress.job.get()) {
+                    (Some(hint), _) => hint,
+                    (None, Some(_)) => "the job was cancelled and nothing was written".to_owned(),
+                    (None, None) => "no job was submitted and nothing was written".to_owned(),
+                };
+                say(format_args!("evoring: interrupted; {what}"));
+                Ok(exit)
+            }
+            Outcome::Ended(ended) => {
+                let told = self.tell(context, &ended);
+                // A job that failed counts for more than a reader that has gone.
+                let exit = verdict(&ended.view)?;
+                told.map(|()| exit)
+            }
+        }
+    }
+
+    /// Prints the job's last state and its results.
+    fn tell(&self, context: &Context, ended: &Ended) -> Result<(), Failure> {
+        if context.style.json {
+            print_json(&serde_json::json!({ "type": "end", "view": JobJson::from(&ended.view) }))?;
+        }
+        match &ended.results {
+            Some((written, replaced)) => {
+                fetch::show(context.style, &ended.view, &self.place, written, *replaced)
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// How the job went.
 struct Ended {
     view: JobView,
-    results: Option<(Written, PathBuf, bool)>,
+    results: Option<(Written, bool)>,
 }
 
 /// Why nothing more is waited for.
@@ -96,9 +187,7 @@ enum Outcome {
 async fn supervise(
     cluster: &mut LocalCluster,
     signals: &mut Signals,
-    screen: &Screen,
-    file: &JobFile,
-    size: Size,
+    run: &Run,
     out: OutFolder,
 ) -> Outcome {
     let access = match cluster.access() {
@@ -106,15 +195,17 @@ async fn supervise(
         Err(failure) => return Outcome::Failed(failure),
     };
     let mut client = Client::new(access.clone(), WHILE_SUPERVISED);
-    let (job, restarts) = (Cell::new(None), Cell::new(0));
+    let Run {
+        screen, progress, ..
+    } = run;
     let exit = {
-        let mut work = std::pin::pin!(work(&mut client, screen, file, size, out, &job, &restarts));
+        let mut work = std::pin::pin!(work(&mut client, run, out));
         loop {
             tokio::select! {
                 biased;
                 exit = signals.next() => break exit,
                 event = cluster.next_event() => {
-                    restarts.set(cluster.deaths());
+                    progress.restarts.set(cluster.deaths());
                     match event {
                         ChildEvent::Started { .. } => {}
                         ChildEvent::Died { name, status } => screen.note(&format!("{name} ended ({status}), starting it again")),
@@ -129,73 +220,57 @@ async fn supervise(
         }
     };
     screen.note("stopping (again: at once)");
-    if let Some(job) = job.get() {
-        let mut client = Client::new(access, CANCEL_PATIENCE);
-        let request = ClientRequest::Cancel { job };
+    if let Some(job) = progress.job.get().filter(|_| !progress.is_finished.get()) {
         tokio::select! {
             biased;
             _ = signals.next() => cluster.request_stop(Stop::Now),
             // The cluster ends in any case; the cancellation is for its event log.
-            _ = tokio::time::timeout(CANCEL_PATIENCE, client.ask(&request)) => {}
+            _ = tokio::time::timeout(CANCEL_PATIENCE, cancel(access, job, progress)) => {}
         }
     }
     Outcome::Stopped(exit)
 }
 
+/// Cancels the job, or notes that it was faster.
+async fn cancel(access: Access, job: JobId, progress: &Progress) {
+    let mut client = Client::new(access, CANCEL_PATIENCE);
+    if client.ask(&ClientRequest::Cancel { job }).await.is_ok() {
+        return;
+    }
+    if let Ok(ClientReply::Job(view)) = client.ask(&ClientRequest::Show { job }).await {
+        progress.is_finished.set(view.status == JobStatus::Finished);
+    }
+}
+
 /// Submits, follows and fetches.
-async fn work(
-    client: &mut Client,
-    screen: &Screen,
-    file: &JobFile,
-    size: Size,
-    out: OutFolder,
-    job: &Cell<Option<JobId>>,
-    restarts: &Cell<u64>,
-) -> Result<Ended, Failure> {
-    wait_for_workers(client, size).await?;
-    let number = send(client, file, true).await?;
-    job.set(Some(number));
-    let view = follow(client, number, screen).await?;
+async fn work(client: &mut Client, run: &Run, out: OutFolder) -> Result<Ended, Failure> {
+    let Run {
+        screen, progress, ..
+    } = run;
+    let note = |text: &str| screen.note(text);
+    wait_for_workers(client, run.size, Patience::default(), note).await?;
+    let job = send(client, &run.file, true).await?;
+    progress.job.set(Some(job));
+    let view = follow(client, job, screen).await?;
     if view.status != JobStatus::Finished {
         return Ok(Ended {
             view,
             results: None,
         });
     }
+    progress.is_finished.set(true);
     screen.note("fetching results");
     let facts = RunFacts {
         workers: fetch::workers(client).await?,
-        restarts: Some(restarts.get()),
+        restarts: Some(progress.restarts.get()),
         wall_ms: Some(screen.elapsed().as_millis() as u64),
     };
     let written = fetch_artifacts(client, &view, &facts, out.staging()).await?;
-    let place = out.place().to_owned();
-    let replaced = out.put_in_place()?;
+    let replaced = out.put_in_place(&written.files)?;
     Ok(Ended {
         view,
-        results: Some((written, place, replaced)),
+        results: Some((written, replaced)),
     })
-}
-
-/// A job that needs all slots is accepted once all are there.
-async fn wait_for_workers(client: &mut Client, size: Size) -> Result<(), Failure> {
-    let began = Instant::now();
-    loop {
-        let workers = fetch::workers(client).await?;
-        let connected = workers.iter().filter(|worker| worker.connected).count();
-        if connected >= size.workers as usize {
-            return Ok(());
-        }
-        if began.elapsed() > START_PATIENCE {
-            let message = format!(
-                "{connected} of {} workers came up within {} s; see the logs of the others",
-                size.workers,
-                START_PATIENCE.as_secs()
-            );
-            return Err(Failure::new(Exit::Unreachable, message));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 /// Refuses before anything is started.
@@ -225,41 +300,18 @@ fn default_place(name: &str) -> PathBuf {
     Path::new("evoring-out").join(if name.is_empty() { "job" } else { name })
 }
 
-/// Removes the cluster's folder after success; after a failure it is needed to find out why.
-fn tidy(root: &Path, may_remove: bool, outcome: &Outcome) {
-    let is_good = match outcome {
-        Outcome::Ended(ended) => ended.view.status == JobStatus::Finished,
-        Outcome::Stopped(_) => true,
-        Outcome::Failed(_) => false,
-    };
-    if !(may_remove && is_good) {
-        eprintln!(
-            "evoring: state and logs of the cluster are kept in {}",
-            root.display()
-        );
+/// Removes the cluster's folder where nobody needs it any more, or says that it is kept: after a
+/// failure, to find out why.
+fn tidy(root: &Path, may_remove: bool) {
+    let shown = root.display();
+    if !may_remove {
+        say(format_args!(
+            "evoring: state and logs of the cluster are kept in {shown}"
+        ));
     } else if let Err(error) = std::fs::remove_dir_all(root) {
-        eprintln!("evoring: {} could not be removed: {error}", root.display());
-    }
-}
-
-fn report(context: &Context, outcome: Outcome) -> Result<Exit, Failure> {
-    match outcome {
-        Outcome::Failed(failure) => Err(failure),
-        Outcome::Stopped(exit) => {
-            eprintln!("evoring: interrupted; the job was cancelled and nothing was written");
-            Ok(exit)
-        }
-        Outcome::Ended(ended) => {
-            if context.style.json {
-                print_json(
-                    &serde_json::json!({ "type": "end", "view": JobJson::from(&ended.view) }),
-                )?;
-            }
-            if let Some((written, place, replaced)) = &ended.results {
-                fetch::show(context.style, &ended.view, place, written, *replaced)?;
-            }
-            verdict(&ended.view)
-        }
+        say(format_args!(
+            "evoring: {shown} could not be removed: {error}"
+        ));
     }
 }
 

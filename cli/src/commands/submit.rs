@@ -9,7 +9,7 @@ use crate::follow::{Screen, follow, unexpected};
 use crate::job_file::JobFile;
 use crate::local::random;
 use crate::output::json::JobJson;
-use crate::output::{print, print_json};
+use crate::output::{print, print_json, say};
 use evoring_protocol::client::{ClientReply, ClientRequest, JobStatus, JobView};
 use evoring_protocol::{JobId, SubmissionKey};
 
@@ -40,20 +40,26 @@ pub(super) async fn submit(context: &Context, arguments: SubmitArgs) -> Result<E
     screen.finish();
     match followed {
         Err(exit) => {
-            eprintln!("evoring: job {job} goes on; stop it with `evoring cancel {job}`");
+            say(format_args!(
+                "evoring: job {job} goes on; stop it with `evoring cancel {job}`"
+            ));
             Ok(exit)
         }
         Ok(view) => {
             let view = view?;
-            if context.style.json {
-                print_json(&serde_json::json!({ "type": "end", "view": JobJson::from(&view) }))?;
+            let told = if context.style.json {
+                print_json(&serde_json::json!({ "type": "end", "view": JobJson::from(&view) }))
             } else if view.status == JobStatus::Finished {
                 print(&format!(
                     "job {job} is finished; get its results with `evoring fetch {job} DIR`\n"
-                ))?;
-            }
+                ))
+            } else {
+                Ok(())
+            };
             client.close().await;
-            verdict(&view)
+            // A job that failed counts for more than a reader that has gone.
+            let exit = verdict(&view)?;
+            told.map(|()| exit)
         }
     }
 }

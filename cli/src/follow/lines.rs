@@ -5,6 +5,7 @@ use super::describe;
 use super::pace::Pace;
 use super::{Facts, View};
 use crate::output::json::status_name;
+use crate::output::say;
 use evoring_protocol::client::{JobStatus, JobView};
 use std::time::Duration;
 
@@ -87,12 +88,12 @@ impl LineView {
 impl View for LineView {
     fn update(&mut self, now: Duration, view: &JobView) {
         for line in self.lines.on(now, view) {
-            eprintln!("[{:>7.1} s] {line}", now.as_secs_f64());
+            self.note(now, &line);
         }
     }
 
     fn note(&mut self, now: Duration, text: &str) {
-        eprintln!("[{:>7.1} s] {text}", now.as_secs_f64());
+        say(format_args!("[{:>7.1} s] {text}", now.as_secs_f64()));
     }
 }
 

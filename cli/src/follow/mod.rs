@@ -14,6 +14,11 @@ use evoring_protocol::client::{ClientReply, ClientRequest, JobView};
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
+/// Between two movements of the clock: one that stands still looks like a program that does.
+const TICK: Duration = Duration::from_secs(1);
+/// After this long without news, the coordinator is asked how it is.
+const QUIET: Duration = Duration::from_secs(5);
+
 /// What the job file says about the work, for rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Facts {
@@ -94,12 +99,6 @@ impl Screen {
     }
 }
 
-/// A clock that stands still looks like a program that does.
-const TICK: Duration = Duration::from_secs(1);
-
-/// After this long without news, the coordinator is asked how it is.
-const QUIET: Duration = Duration::from_secs(5);
-
 /// Follows a job to its end and returns its last state.
 pub async fn follow(client: &mut Client, job: JobId, screen: &Screen) -> Result<JobView, Failure> {
     let mut silence_began = None;
@@ -130,13 +129,11 @@ pub async fn follow(client: &mut Client, job: JobId, screen: &Screen) -> Result<
                 Err(setback) => break setback,
             }
         };
-        if silence_began.is_none() {
-            silence_began = Some(Instant::now());
+        let began = *silence_began.get_or_insert_with(|| {
             screen.note("lost the coordinator, looking for it again; the job goes on");
-        }
-        client
-            .wait_or_fail(setback, silence_began.unwrap_or_else(Instant::now))
-            .await?;
+            Instant::now()
+        });
+        client.wait_or_fail(setback, began).await?;
     }
 }
 

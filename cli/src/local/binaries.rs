@@ -41,7 +41,7 @@ impl Binaries {
         Err(Failure::new(
             Exit::Local,
             format!(
-                "{} not found in {}: a local cluster starts programs that stand beside `evoring`; build all of them with `cargo build --workspace{release}` after `make setup`",
+                "{} not found in {}: a local cluster starts programs that stand beside `evoring`, and `cargo run --bin evoring` builds that one alone; build all four with `cargo build --workspace{release}` (after `make setup`)",
                 missing.join(", "),
                 folder.display()
             ),

@@ -3,6 +3,7 @@
 
 use super::folder::Folder;
 use crate::exit::Failure;
+use crate::output::say;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -87,10 +88,10 @@ pub fn register_if_possible(
     match state.and_then(|state| register(&state, cluster, starter)) {
         Ok(registration) => Some(registration),
         Err(failure) => {
-            eprintln!(
+            say(format_args!(
                 "evoring: other commands need `--cluster {}`: {failure}",
                 cluster.display()
-            );
+            ));
             None
         }
     }

@@ -226,9 +226,10 @@ mod tests {
                     stage: "search".to_owned(),
                     worker: WorkerId::new("w1").unwrap(),
                     slot: SlotIndex(0),
-                    items: 4,
+                    items: vec![(ItemIndex(7), evoring_protocol::Attempt(1))],
+                    is_copy: false,
                 },
-                json!({"lease_granted": {"job": 1, "demand": 2, "stage": "search", "worker": "w1", "slot": 0, "items": 4}}),
+                json!({"lease_granted": {"job": 1, "demand": 2, "stage": "search", "worker": "w1", "slot": 0, "items": [[7, 1]], "is_copy": false}}),
             ),
             (
                 EventKind::ItemsRetried {

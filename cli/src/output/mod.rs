@@ -6,6 +6,7 @@ pub mod time;
 
 use crate::exit::{Exit, Failure};
 use serde::Serialize;
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
 /// How to print.
@@ -22,12 +23,11 @@ pub struct Style {
 impl Style {
     /// From `--json`, `NO_COLOR`, `TERM` and where the output goes.
     pub fn detect(json: bool) -> Self {
-        let allowed = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             json,
-            colour: allowed && !json && std::io::stdout().is_terminal(),
+            colour: !json && !is_dumb && !is_plain && std::io::stdout().is_terminal(),
             live: !json && !is_dumb && std::io::stderr().is_terminal(),
         }
     }
@@ -44,6 +44,13 @@ pub fn print(text: &str) -> Result<(), Failure> {
         }
         Err(error) => Err(Failure::local("standard output", error)),
     }
+}
+
+/// Writes a line to standard error. Unlike `eprintln!` it does not panic where the reader or the
+/// terminal has gone: what runs must not end for want of a listener.
+pub fn say(line: impl Display) {
+    // One write, so that lines of several processes on one terminal stay whole.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// One JSON document on one line.
