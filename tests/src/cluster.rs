@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -13,6 +14,13 @@ use tempfile::TempDir;
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Pause between two looks at visible state.
 const POLL: Duration = Duration::from_millis(25);
+
+/// Held by a test while its clusters run: the machine has two cores, and a worker that is starved
+/// counts as lost.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// An `evoring local`, stopped and reaped when dropped.
 #[derive(Debug)]
@@ -28,10 +36,34 @@ impl Cluster {
     /// If they do not come up.
     pub fn start(workers: usize) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
+        Self::start_by(Command::new(binaries::binary("evoring")), folder, workers)
+    }
+
+    /// [`Cluster::start`] with a file system of `bytes` for the coordinator's own files, which only
+    /// the cluster's processes see (a tmpfs in a mount namespace).
+    ///
+    /// # Panics
+    /// If they do not come up.
+    pub fn start_on_small_disk(workers: usize, bytes: u64) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let disk = folder.path().join("cluster").join("coordinator");
+        std::fs::create_dir_all(&disk).expect("a folder to mount on");
+        let script = format!("mount -t tmpfs -o size={bytes} none \"$0\" && exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+            .arg(disk)
+            .arg(binaries::binary("evoring"));
+        Self::start_by(command, folder, workers)
+    }
+
+    fn start_by(mut evoring: Command, folder: TempDir, workers: usize) -> Self {
         let log = File::create(folder.path().join("local.log")).expect("a log file");
-        let child = Command::new(binaries::binary("evoring"))
+        let child = evoring
             .args(["local", "--workers", &workers.to_string(), "--dir"])
             .arg(folder.path().join("cluster"))
+            // The list of clusters that run is the user's.
+            .env("XDG_STATE_HOME", folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
@@ -53,25 +85,26 @@ impl Cluster {
         self.folder.path().join("cluster")
     }
 
+    /// The coordinator's folder as its process sees it.
+    pub fn coordinator_folder(&self) -> PathBuf {
+        let seen = format!("/proc/{}/root", self.child.id());
+        let folder = self.folder().join("coordinator");
+        Path::new(&seen).join(folder.strip_prefix("/").expect("an absolute path"))
+    }
+
     /// A folder beside the cluster's, for job files and results.
     pub fn scratch(&self) -> &Path {
         self.folder.path()
     }
 
-    /// A command with `--cluster` set.
-    pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binaries::binary("evoring"));
-        command
-            .args(arguments)
-            .arg("--cluster")
-            .arg(self.folder().join("cluster.json"))
-            .stdin(Stdio::null());
-        command
+    /// What other commands read to reach this cluster.
+    pub fn cluster_file(&self) -> PathBuf {
+        self.folder().join("cluster.json")
     }
 
-    /// Runs a command to its end.
+    /// Runs a command with `--cluster` set, to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("evoring starts")
+        run_at(&self.cluster_file(), arguments)
     }
 
     /// Runs a command with `--json`; `None` if it fails (the coordinator may be away).
@@ -96,9 +129,7 @@ impl Cluster {
     /// # Panics
     /// If it is refused.
     pub fn submit(&self, text: &str) -> u64 {
-        let file = self.scratch().join("job.toml");
-        std::fs::write(&file, text).expect("the job file is written");
-        let output = self.run(&["submit", file.to_str().expect("UTF-8"), "--json"]);
+        let output = self.try_submit(text);
         assert!(
             output.status.success(),
             "submit: {}",
@@ -107,6 +138,13 @@ impl Cluster {
         let reply: Value =
             serde_json::from_slice(&output.stdout).expect("submit --json prints JSON");
         reply["job"].as_u64().expect("a job number")
+    }
+
+    /// Submits a job file that may be refused.
+    pub fn try_submit(&self, text: &str) -> Output {
+        let file = self.scratch().join("job.toml");
+        std::fs::write(&file, text).expect("the job file is written");
+        self.run(&["submit", file.to_str().expect("UTF-8"), "--json"])
     }
 
     /// `evoring show JOB --json`.
@@ -206,8 +244,8 @@ pub struct RepeatableBytes {
     pub population: Vec<u8>,
     /// `model.safetensors`
     pub model: Vec<u8>,
-    /// Object `result` of `report.json`, as text.
-    pub result: String,
+    /// Object `result` of `report.json`, as it stands in the file.
+    pub result: Vec<u8>,
 }
 
 impl RepeatableBytes {
@@ -220,12 +258,10 @@ impl RepeatableBytes {
             std::fs::read(folder.join(name))
                 .unwrap_or_else(|e| panic!("{}: {e}", folder.join(name).display()))
         };
-        let report: Value =
-            serde_json::from_slice(&read("report.json")).expect("report.json is JSON");
         Self {
             population: read("population.json"),
             model: read("model.safetensors"),
-            result: report["result"].to_string(),
+            result: raw_result(&read("report.json")).to_vec(),
         }
     }
 
@@ -238,15 +274,41 @@ impl RepeatableBytes {
             self.population == other.population,
             "{what}: population.json differs"
         );
-        assert_eq!(
-            self.result, other.result,
-            "{what}: report.json's result differs"
+        assert!(
+            self.result == other.result,
+            "{what}: report.json's result differs:\n{}\n{}",
+            String::from_utf8_lossy(&self.result),
+            String::from_utf8_lossy(&other.result)
         );
         assert!(
             self.model == other.model,
             "{what}: model.safetensors differs"
         );
     }
+}
+
+/// The bytes of the value of `result`: parsing and printing would hide differences in spacing, in
+/// the order of fields and in how numbers are written.
+fn raw_result(report: &[u8]) -> &[u8] {
+    let whole: Value = serde_json::from_slice(report).expect("report.json is JSON");
+    let key = b"\"result\":";
+    let key_at = report.windows(key.len()).position(|bytes| bytes == key);
+    let begin = key_at.expect("report.json has a result") + key.len();
+    let mut values = serde_json::Deserializer::from_slice(&report[begin..]).into_iter::<Value>();
+    let value = values.next().expect("a value").expect("a whole value");
+    assert_eq!(
+        value, whole["result"],
+        "another field named result is before it"
+    );
+    report[begin..begin + values.byte_offset()].trim_ascii()
+}
+
+/// Runs a command of `evoring` to its end, on the cluster of `file`.
+pub fn run_at(file: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(binaries::binary("evoring"));
+    command.args(arguments).arg("--cluster").arg(file);
+    command.stdin(Stdio::null());
+    command.output().expect("evoring starts")
 }
 
 /// Looks again and again; `None` after [`PATIENCE`].
@@ -293,5 +355,28 @@ pub fn stage_of(kind: &EventKind) -> Option<&str> {
         | EventKind::RosterCommitted { stage, .. }
         | EventKind::RosterBroken { stage, .. } => Some(stage),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Claim: two results that mean the same and are written differently are told apart. Method:
+    // the same object with another spacing, another order, another number.
+    #[test]
+    fn results_are_compared_as_bytes() {
+        let report = |result: &str| {
+            format!("{{\n\"format\": \"a\",\n\"result\": {result},\n\"run\": {{\"b\": 2}}\n}}\n")
+        };
+        let written = r#"{"x": 1.50, "y": [ ]}"#;
+        assert_eq!(raw_result(report(written).as_bytes()), written.as_bytes());
+        for other in [
+            r#"{"x":1.50,"y":[]}"#,
+            r#"{"y": [ ], "x": 1.50}"#,
+            r#"{"x": 1.5, "y": [ ]}"#,
+        ] {
+            assert_ne!(raw_result(report(other).as_bytes()), written.as_bytes());
+        }
     }
 }

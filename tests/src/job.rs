@@ -1,5 +1,19 @@
 //! Job files for tests.
 
+/// Rows of the final table with every baseline on, in order.
+pub const ROWS: [&str; 10] = [
+    "full",
+    "full_extra",
+    "compressed_before",
+    "compressed_after",
+    "l1_widths_before",
+    "l1_widths_after",
+    "l1_best_before",
+    "l1_best_after",
+    "random_before",
+    "random_after",
+];
+
 /// An `evolve.prune` job on Fashion-MNIST: every stage is real, only the counts are small.
 #[derive(Debug, Clone)]
 pub struct PruneJob {
@@ -13,6 +27,8 @@ pub struct PruneJob {
     pub ranks: &'static str,
     /// Random seed.
     pub seed: u64,
+    /// All rows of the final table: every baseline on.
+    pub every_row: bool,
 }
 
 impl Default for PruneJob {
@@ -23,6 +39,7 @@ impl Default for PruneJob {
             generations: 3,
             ranks: "1..4",
             seed: 1,
+            every_row: false,
         }
     }
 }
@@ -36,7 +53,9 @@ impl PruneJob {
             generations,
             ranks,
             seed,
+            every_row,
         } = self;
+        let l1_allocations = if *every_row { 3 } else { 0 };
         format!(
             r#"name = "small"
 kind = "evolve.prune"
@@ -65,9 +84,9 @@ finalists = 4
 
 [baselines]
 l1_widths = true
-l1_allocations = 0
-random = false
-full_extra = false
+l1_allocations = {l1_allocations}
+random = {every_row}
+full_extra = {every_row}
 
 [finetune]
 epochs = {finetune_epochs}

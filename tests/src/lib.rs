@@ -3,9 +3,12 @@
 //! for luck.
 //!
 //! Start with [`cluster::Cluster`]; [`binaries`] builds what it runs; [`job`] writes job files
-//! small enough for a test and real in every part.
+//! small enough for a test and real in every part, [`images`] data sets; [`scenario`] kills
+//! processes, and [`evidence`] is what the events say about it.
 
 pub mod binaries;
 pub mod cluster;
+pub mod evidence;
+pub mod images;
 pub mod job;
 pub mod scenario;

@@ -1,12 +1,18 @@
 //! Killing processes in a named stage, and proof from the events that the kill hit.
 //!
-//! A kill counts only if, between the stage's start and end, an event says that the victim held a
-//! rank or an item when it died, and a later one that a new attempt was made (or, for a
-//! coordinator, that a new process took office). As a victim may be between two leases when the
-//! signal arrives, it is killed again until a kill counts; if the stage ends first, the test fails.
+//! A kill counts only if, between the stage's start and end, the events say that the victim held a
+//! rank or an item when it died (see `evidence`), and at the end that a new attempt was made (or,
+//! for a coordinator, that a new process took office and the work went on). As a victim may be
+//! between two leases when the signal arrives, it is killed again until a kill counts; if the stage
+//! ends first, the test fails.
 
-use crate::cluster::{Cluster, executors, kill, stage_of, wait_for};
+use crate::cluster::{Cluster, executors, kill, wait_for};
+use crate::evidence::{
+    assert_nothing_recorded_is_repeated, is_end, is_work, kill_counts, was_tried_again,
+};
+use evoring_protocol::WorkerId;
 use evoring_protocol::event::{Event, EventKind};
+use serde_json::Value;
 
 /// Who dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +27,22 @@ pub enum Victim {
     AgentAndCoordinator,
 }
 
+/// The worker that was struck, and its processes at that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Struck {
+    /// Its name.
+    pub worker: WorkerId,
+    /// Process of its agent.
+    pub agent: i64,
+    /// Process of its only executor.
+    pub executor: i64,
+}
+
 /// Most kills of one scenario; a fifth death within a minute would end the cluster.
 const KILLS: usize = 4;
 
-/// Runs `text` on `workers` workers, kills `victim` in `stage` until a kill counts, and returns
-/// the cluster and the finished job's number.
+/// Runs `text` on `workers` workers of one slot, kills `victim` in `stage` until a kill counts, and
+/// returns the cluster and the finished job's number.
 ///
 /// # Panics
 /// If no kill counts before the stage ends, or the job does not finish.
@@ -33,28 +50,22 @@ pub fn run_with_kill(text: &str, workers: usize, stage: &str, victim: Victim) ->
     let cluster = Cluster::start(workers);
     let job = cluster.submit(text);
     cluster.wait_for(&format!("work in stage {stage}"), || {
-        works_in(&cluster.events()?, stage).then_some(())
+        let events = cluster.events()?;
+        events.iter().any(|e| is_work(e, stage)).then_some(())
     });
-    let mut kills = 0;
-    loop {
-        let seen = cluster.events().map_or(0, |events| events.len());
-        strike(&cluster, victim, kills);
-        kills += 1;
-        let counts = cluster.wait_for("the consequence of a kill", || {
+    let mut struck = Vec::new();
+    for kills in 1.. {
+        let seen = cluster.wait_for("events", || cluster.events()).len();
+        struck.extend(strike(&cluster, victim, kills));
+        let (counts, events) = cluster.wait_for("the consequence of a kill", || {
             let events = cluster.events()?;
-            let consequence =
-                events.len() > seen && events[seen..].iter().any(is_consequence(victim));
-            consequence.then(|| kill_counts(&events, stage, victim))
+            verdict(&events, seen, stage, victim, &struck).map(|counts| (counts, events))
         });
         if counts {
             break;
         }
-        let events = cluster.wait_for("events", || cluster.events());
-        let is_over = events
-            .iter()
-            .any(|e| matches!(&e.kind, EventKind::StageFinished { stage: s, .. } if s == stage));
         assert!(
-            kills < KILLS && !is_over,
+            kills < KILLS && !events.iter().any(|e| is_end(e, stage)),
             "{victim:?} was killed {kills} times in stage {stage}, never while it held work\n{}",
             cluster.logs()
         );
@@ -63,55 +74,37 @@ pub fn run_with_kill(text: &str, workers: usize, stage: &str, victim: Victim) ->
     assert_eq!(view["status"], "finished", "{view}\n{}", cluster.logs());
     let events = cluster.wait_for("events", || cluster.events());
     assert!(
-        kill_counts(&events, stage, victim),
+        kill_counts(&events, stage, victim, &struck),
         "the events no longer show the kill"
     );
     assert!(
-        was_tried_again(&events, stage, victim),
+        was_tried_again(&events, stage, victim, &struck),
         "no attempt was made again after {victim:?} died in {stage}"
     );
+    assert_nothing_recorded_is_repeated(&events);
+    if victim == Victim::Executor {
+        assert_agents_live(&cluster, &struck);
+    }
     (cluster, job)
 }
 
-/// Whether work of the stage was handed out.
-fn works_in(events: &[Event], stage: &str) -> bool {
-    let mut in_stage = events.iter().filter(|e| stage_of(&e.kind) == Some(stage));
-    in_stage.any(|e| {
-        matches!(
-            e.kind,
-            EventKind::LeaseGranted { .. } | EventKind::RosterCommitted { .. }
-        )
-    })
-}
-
-fn strike(cluster: &Cluster, victim: Victim, kills: usize) {
-    let coordinator =
-        || i64::from(wait_for(|| cluster.coordinator_process()).expect("a coordinator"));
-    // Workers take turns, so that no one reaches the limit of deaths in a minute.
-    let worker = || {
-        wait_for(|| {
-            let workers = cluster.workers()?;
-            let worker = workers.get(kills % workers.len().max(1))?.clone();
-            let is_busy = worker["busy"].as_u64().is_some_and(|busy| busy > 0);
-            let is_whole =
-                worker["connected"] == true && executors(&worker).iter().all(|p| *p != 0);
-            (is_whole && is_busy).then_some(worker)
-        })
-        .expect("a connected worker")
-    };
-    match victim {
-        Victim::Agent => kill(worker()["process"].as_i64().expect("a process id")),
-        Victim::Executor => kill(executors(&worker())[0]),
-        Victim::Coordinator => kill(coordinator()),
-        Victim::AgentAndCoordinator => {
-            let (agent, coordinator) = (
-                worker()["process"].as_i64().expect("a process id"),
-                coordinator(),
-            );
-            kill(coordinator);
-            kill(agent);
-        }
+/// Whether the last kill counts; `None` while that can still turn out.
+fn verdict(
+    events: &[Event],
+    seen: usize,
+    stage: &str,
+    victim: Victim,
+    struck: &[Struck],
+) -> Option<bool> {
+    if kill_counts(events, stage, victim, struck) {
+        return Some(true);
     }
+    let later = events.get(seen..)?;
+    let is_over = later.iter().any(|e| is_end(e, stage));
+    let consequence = later.iter().position(is_consequence(victim))?;
+    let mut since = later[consequence..].iter();
+    // The stage goes on with something new, so nothing of the victim's is waited for.
+    (is_over || since.any(|e| is_work(e, stage))).then_some(false)
 }
 
 /// Recognises the event that must follow a kill.
@@ -119,88 +112,64 @@ fn is_consequence(victim: Victim) -> impl Fn(&Event) -> bool {
     move |event| match victim {
         Victim::Agent => matches!(event.kind, EventKind::WorkerLost { .. }),
         Victim::Executor => matches!(event.kind, EventKind::ExecutorExited { .. }),
-        Victim::Coordinator => matches!(event.kind, EventKind::CoordinatorStarted { .. }),
-        // The new leader either runs something again or goes on with something new.
-        Victim::AgentAndCoordinator => matches!(
-            event.kind,
-            EventKind::ItemsRetried { .. }
-                | EventKind::RosterBroken { .. }
-                | EventKind::RosterCommitted { .. }
-                | EventKind::LeaseGranted { .. }
-                | EventKind::StageFinished { .. }
-        ),
+        Victim::Coordinator | Victim::AgentAndCoordinator => {
+            matches!(event.kind, EventKind::CoordinatorStarted { .. })
+        }
     }
 }
 
-/// Whether the events show that the victim died within the stage while it held work.
-fn kill_counts(events: &[Event], stage: &str, victim: Victim) -> bool {
-    within(events, stage).iter().any(|event| match &event.kind {
-        EventKind::WorkerLost {
-            held_items,
-            held_ranks,
-            ..
-        } => victim == Victim::Agent && held_items + held_ranks > 0,
-        EventKind::ExecutorExited {
-            held_items,
-            held_ranks,
-            ..
-        } => victim == Victim::Executor && held_items + held_ranks > 0,
-        EventKind::CoordinatorStarted { .. } => {
-            victim == Victim::Coordinator && works_in(events, stage)
+/// Kills the victim; returns the worker that was struck, if one was.
+fn strike(cluster: &Cluster, victim: Victim, kills: usize) -> Option<Struck> {
+    let coordinator =
+        || i64::from(wait_for(|| cluster.coordinator_process()).expect("a coordinator"));
+    if victim == Victim::Coordinator {
+        kill(coordinator());
+        return None;
+    }
+    // Workers take turns, so that no one reaches the limit of deaths in a minute.
+    let struck = cluster.wait_for("a worker with work", || {
+        let workers = cluster.workers()?;
+        let worker = &workers[kills % workers.len().max(1)];
+        let is_busy = worker["busy"].as_u64().is_some_and(|busy| busy > 0);
+        whole(worker).filter(|_| is_busy)
+    });
+    match victim {
+        Victim::Executor => kill(struck.executor),
+        Victim::Agent => kill(struck.agent),
+        Victim::AgentAndCoordinator => {
+            kill(coordinator());
+            kill(struck.agent);
         }
-        // The agent died with the old leader, who could tell nobody; what it held is run again.
-        EventKind::ItemsRetried { stage: s, .. } => {
-            victim == Victim::AgentAndCoordinator && s == stage
-        }
-        // The other ranks notice a death before the coordinator does, and break the roster.
-        EventKind::RosterBroken { .. } => {
-            matches!(victim, Victim::Agent | Victim::AgentAndCoordinator) && is_loss(event, stage)
-        }
-        _ => false,
-    })
+        Victim::Coordinator => {}
+    }
+    Some(struck)
 }
 
-/// Whether an attempt was made again after the death (a killed coordinator needs none: its
-/// workers go on).
-fn was_tried_again(events: &[Event], stage: &str, victim: Victim) -> bool {
-    let events = within(events, stage);
-    let items = |event: &Event| matches!(&event.kind, EventKind::ItemsRetried { stage: s, .. } if s == stage);
-    let lost = |event: &&Event| is_loss(event, stage);
-    let is_formed_again = |broken: &Event| {
-        events
-            .iter()
-            .any(|event| match (&event.kind, &broken.kind) {
-                (
-                    EventKind::RosterCommitted { demand, roster, .. },
-                    EventKind::RosterBroken {
-                        demand: d,
-                        roster: r,
-                        ..
-                    },
-                ) => demand == d && roster > r,
-                _ => false,
-            })
+/// A connected worker's processes; `None` while one of them is missing.
+fn whole(worker: &Value) -> Option<Struck> {
+    let [executor] = executors(worker)[..] else {
+        return None;
     };
-    victim == Victim::Coordinator
-        || events.iter().any(items)
-        || events.iter().filter(lost).any(is_formed_again)
-}
-
-/// Whether a gang of the stage lost a member (and did not merely grow).
-fn is_loss(event: &Event, stage: &str) -> bool {
-    matches!(&event.kind, EventKind::RosterBroken { stage: s, reason, .. }
-        if s == stage && !reason.starts_with("the gang grows"))
-}
-
-/// Events from the start of a stage to its end.
-fn within<'a>(events: &'a [Event], stage: &str) -> &'a [Event] {
-    let begin = events
-        .iter()
-        .position(|e| matches!(&e.kind, EventKind::StageStarted { stage: s, .. } if s == stage));
-    let end = events
-        .iter()
-        .position(|e| matches!(&e.kind, EventKind::StageFinished { stage: s, .. } if s == stage));
-    begin.map_or(&[], |begin| {
-        &events[begin..end.unwrap_or(events.len()).max(begin)]
+    let agent = worker["process"].as_i64()?;
+    (worker["connected"] == true && executor != 0).then(|| Struck {
+        worker: WorkerId::new(worker["worker"].as_str().expect("a name")).expect("a valid name"),
+        agent,
+        executor,
     })
+}
+
+/// An executor dies alone: its agent is the same process as before, with another executor.
+fn assert_agents_live(cluster: &Cluster, struck: &[Struck]) {
+    for before in struck {
+        let after = cluster.wait_for("the worker with a new executor", || {
+            let workers = cluster.workers()?;
+            let now = workers.iter().filter_map(whole);
+            now.into_iter().find(|now| now.worker == before.worker)
+        });
+        assert_eq!(
+            after.agent, before.agent,
+            "the agent died with its executor"
+        );
+        assert_ne!(after.executor, before.executor, "the executor did not die");
+    }
 }

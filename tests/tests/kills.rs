@@ -2,13 +2,13 @@
 //!
 //! Method: one undisturbed run is the reference; each scenario runs the same job on two workers,
 //! kills the victim with SIGKILL while the named stage runs and the victim holds a rank or a lease
-//! (shown by the events, see `scenario`), and compares `population.json`, `model.safetensors` and
+//! (shown by the events, see `evidence`), and compares `population.json`, `model.safetensors` and
 //! `report.json`'s `result`.
 
-use evoring_tests::cluster::{Cluster, RepeatableBytes};
+use evoring_tests::cluster::{Cluster, RepeatableBytes, alone};
 use evoring_tests::job::PruneJob;
 use evoring_tests::scenario::{Victim, run_with_kill};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 /// Long enough in every stage for a kill to hit, short enough for a test.
 fn job() -> PruneJob {
@@ -18,12 +18,6 @@ fn job() -> PruneJob {
         generations: 6,
         ..PruneJob::default()
     }
-}
-
-/// One cluster at a time: the machine has two cores.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn undisturbed() -> &'static RepeatableBytes {
@@ -67,5 +61,6 @@ kill_tests! {
     coordinator_killed_in_finetune: "finetune", Coordinator;
     coordinator_killed_in_evaluate: "evaluate", Coordinator;
     agent_and_coordinator_killed_in_train: "train", AgentAndCoordinator;
+    agent_and_coordinator_killed_in_search: "search", AgentAndCoordinator;
     agent_and_coordinator_killed_in_finetune: "finetune", AgentAndCoordinator;
 }
