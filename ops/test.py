@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Runs every test of the workspace and ends with `N passed, M failed` over all test programs.
 
+A test that cannot do its work on this machine says `not run: WHAT (WHY)` on a line of its own,
+which is repeated before the summary.
+
 Arguments are handed to `cargo test` (a filter, `-p PACKAGE`, `-- --nocapture`).
 The exit status is 0 only if something ran and nothing failed.
 """
@@ -13,6 +16,7 @@ import time
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
 FAILED = re.compile(r"^test (.+) \.\.\. FAILED")
+NOT_RUN = re.compile(r"^not run: .+")
 PROGRAM = re.compile(r"^\s+(?:Running|Doc-tests) (.+?)(?: \(.*\))?$")
 
 
@@ -22,6 +26,7 @@ class Tally:
     def __init__(self):
         self.passed = self.failed = self.ignored = 0
         self.failures = []
+        self.not_run = []
         self.program = ""
 
     def read(self, line):
@@ -32,6 +37,8 @@ class Tally:
             self.ignored += ignored
         elif found := FAILED.match(line):
             self.failures.append(f"{found.group(1)} ({self.program})")
+        elif found := NOT_RUN.match(line):
+            self.not_run.append(line)
         elif found := PROGRAM.match(line):
             self.program = found.group(1)
 
@@ -49,6 +56,10 @@ def finish(tally, status, seconds):
         failed = 1
     if tally.ignored:
         print(f"\n{tally.ignored} ignored (a test that is not run proves nothing; see ops/tidy)")
+    if tally.not_run:
+        print()
+        for line in tally.not_run:
+            print(line)
     if tally.passed == 0 and failed == 0:
         print("\nno test ran")
         failed = 1 if len(sys.argv) == 1 else 0
