@@ -387,6 +387,7 @@ pub(super) mod tests {
         let size = Fit {
             formula: &network.size_formula(),
             budget: network.parameters() / 8,
+            weakness: &[0.5; 570],
         };
         let mut parents = first_generation(&settings(), &layers, &[], &[], 3);
         let mut children = 0;

@@ -38,6 +38,23 @@ impl SizeFormula {
         }
         sum
     }
+
+    /// Parameters that go when prunable layer `layer` loses one of its filters at these widths:
+    /// the filter's own, and its inputs to the layer behind.
+    pub fn of_one_filter(&self, widths: &[u32], layer: usize) -> u64 {
+        let width = |layer: usize| widths.get(layer).map_or(self.classes, |w| u64::from(*w));
+        let inputs = match layer {
+            0 => self.input_channels,
+            _ => width(layer - 1),
+        };
+        let own = &self.terms[layer];
+        let behind = &self.terms[layer + 1];
+        let own = own
+            .per_input
+            .saturating_mul(inputs)
+            .saturating_add(own.per_output);
+        own.saturating_add(behind.per_input.saturating_mul(width(layer + 1)))
+    }
 }
 
 impl NetworkSpec {
@@ -117,7 +134,8 @@ mod tests {
     }
 
     proptest! {
-        /// Claim: the formula counts what the description counts, for any valid network and widths.
+        /// Claim: the formula counts what the description counts, for any valid network and widths,
+        /// and knows what one filter of each layer adds to that.
         #[test]
         fn formula_matches_the_description(layers in layers(), seed in any::<u64>()) {
             let net = NetworkSpec { name: "x".to_owned(), input: [2, 16, 16], layers };
@@ -125,7 +143,14 @@ mod tests {
             let mut stream = crate::random::Stream::new(seed, crate::random::Purpose::Breeding, 0, 0);
             let width = |layer: &super::super::PrunableLayer| 1 + stream.below(u64::from(layer.filters)) as u32;
             let widths: Vec<u32> = net.prunable().iter().map(width).collect();
-            prop_assert_eq!(net.size_formula().parameters(&widths), net.with_widths(&widths).parameters());
+            let formula = net.size_formula();
+            prop_assert_eq!(formula.parameters(&widths), net.with_widths(&widths).parameters());
+            for layer in 0..widths.len() {
+                let mut narrower = widths.clone();
+                narrower[layer] -= 1;
+                let difference = formula.parameters(&widths) - formula.parameters(&narrower);
+                prop_assert_eq!(formula.of_one_filter(&widths, layer), difference);
+            }
         }
     }
 }

@@ -405,7 +405,7 @@ fn on_generation(
         .extend(search.summary(job).map(DriverAction::Generation));
     let (name, text) = search.file();
     step.store(name, text);
-    if search.advance(job) {
+    if search.advance(job, &base.l1) {
         run_generation(job, &base, &search, step);
         return Ok(Phase::Search {
             base,

@@ -165,8 +165,9 @@ impl SearchState {
         (name, format!("[\n{}\n]\n", lines.join(",\n")).into_bytes())
     }
 
-    /// Breeds the next generation; false if the evaluated one was the last.
-    pub(super) fn advance(&mut self, job: &PruneJob) -> bool {
+    /// Breeds the next generation; false if the evaluated one was the last. `l1` lists each layer's
+    /// filters from the largest L1 norm to the smallest.
+    pub(super) fn advance(&mut self, job: &PruneJob, l1: &[Vec<u32>]) -> bool {
         if self.generation >= job.search.generations {
             return false;
         }
@@ -177,6 +178,7 @@ impl SearchState {
             job.search.fit.then_some(Fit {
                 formula: &job.network.size_formula(),
                 budget: job.parameter_budget(),
+                weakness: &weakness(l1),
             }),
             &self.population,
             (self.generation, job.seed),
@@ -188,4 +190,18 @@ impl SearchState {
     pub(super) fn finish(self) -> (Shortlist, Counts) {
         (self.shortlist, self.counts)
     }
+}
+
+/// For each gene its place in its layer's order, 0 for the first, towards 1; every layer of `l1`
+/// lists each of its filters once.
+fn weakness(l1: &[Vec<u32>]) -> Vec<f64> {
+    let mut all = Vec::new();
+    for order in l1 {
+        let start = all.len();
+        all.resize(start + order.len(), 0.0);
+        for (place, filter) in order.iter().enumerate() {
+            all[start + *filter as usize] = place as f64 / order.len() as f64;
+        }
+    }
+    all
 }
