@@ -134,7 +134,7 @@ pub struct EvaluateResult {
     pub score: Score,
     /// Content of the test side that was read.
     pub data: Digest,
-    /// Median time of a forward pass divided by its images, one thread; not reproducible.
+    /// Least processor time of a forward pass divided by its images, one thread; not reproducible.
     pub nanoseconds_per_image: u64,
 }
 

@@ -13,6 +13,7 @@ pub mod digest;
 pub mod error;
 pub mod event;
 pub mod executor;
+pub mod file_url;
 pub mod ids;
 pub mod limits;
 pub mod numerics;

@@ -35,7 +35,11 @@ impl Cluster {
     /// # Panics
     /// If they do not come up.
     pub fn start(workers: usize) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
+        // With a space, as users' folders have.
+        let folder = tempfile::Builder::new()
+            .prefix("evoring tests ")
+            .tempdir()
+            .expect("a temporary folder");
         Self::start_by(Command::new(binaries::binary("evoring")), folder, workers)
     }
 

@@ -129,7 +129,7 @@ fn strike(cluster: &Cluster, victim: Victim, kills: usize) -> Option<Struck> {
     // Workers take turns, so that no one reaches the limit of deaths in a minute.
     let struck = cluster.wait_for("a worker with work", || {
         let workers = cluster.workers()?;
-        let worker = &workers[kills % workers.len().max(1)];
+        let worker = workers.get(kills % workers.len().max(1))?;
         let is_busy = worker["busy"].as_u64().is_some_and(|busy| busy > 0);
         whole(worker).filter(|_| is_busy)
     });

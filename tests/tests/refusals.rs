@@ -25,7 +25,8 @@ struct Broken {
     stage: &'static str,
 }
 
-/// Whether any work of the job was handed out more than once.
+/// Whether any work of the job was handed out more than once; a second run of a slow lease beside the
+/// first is none.
 fn is_repeated(events: &[Event], job: JobId) -> bool {
     let mut gangs = BTreeSet::new();
     let mut items = BTreeSet::new();
@@ -35,6 +36,7 @@ fn is_repeated(events: &[Event], job: JobId) -> bool {
             job: j,
             demand,
             items: granted,
+            is_copy: false,
             ..
         } if *j == job => granted
             .iter()

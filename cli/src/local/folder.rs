@@ -89,27 +89,13 @@ impl Folder {
                 path.display()
             ))
         })?;
-        Ok(format!("file://{}", percent_encode(text)))
+        Ok(evoring_protocol::file_url::from_path(text))
     }
 
     /// Output of one process.
     pub fn log(&self, name: &str) -> PathBuf {
         self.root.join(format!("{name}.log"))
     }
-}
-
-/// Encodes what has a meaning of its own in the path of a URL.
-fn percent_encode(path: &str) -> String {
-    let mut url = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => {
-                url.push(char::from(byte))
-            }
-            other => url.push_str(&format!("%{other:02X}")),
-        }
-    }
-    url
 }
 
 #[cfg(test)]

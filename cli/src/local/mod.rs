@@ -128,8 +128,13 @@ impl LocalCluster {
 /// same folder makes a new authority of the same cluster, and all identities anew.
 fn prepare(folder: &Folder, size: Size) -> Result<(), Failure> {
     let now = SystemTime::now();
-    let cluster = match known_cluster(&folder.cluster_file()) {
+    let path = folder.cluster_file();
+    let cluster = match known_cluster(&path) {
         Some(cluster) => cluster,
+        None if path.exists() => {
+            let message = "not a file that `evoring local` wrote; choose another --dir, or move it";
+            return Err(Failure::local(path.display(), message));
+        }
         None => ClusterId(random()?),
     };
     let authority =
@@ -153,7 +158,6 @@ fn prepare(folder: &Folder, size: Size) -> Result<(), Failure> {
         coordinators: Vec::new(),
         identity: folder.identity(CLIENT),
     };
-    let path = folder.cluster_file();
     serde_json::to_vec_pretty(&file)
         .map_err(std::io::Error::other)
         .and_then(|text| std::fs::write(&path, text))

@@ -23,7 +23,7 @@ pub struct Style {
 impl Style {
     /// From `--json`, `NO_COLOR`, `TERM` and where the output goes.
     pub fn detect(json: bool) -> Self {
-        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             json,

@@ -213,10 +213,12 @@ impl Scheduler {
         outcomes: &[ItemOutcome],
     ) {
         let now_ms = context.now.mono_ms;
+        // What an executor's end took off the table was counted then.
+        let is_running = self.leases.contains_key(&key);
         for outcome in outcomes {
             match &outcome.result {
                 Ok(_) => self.workers.succeeded(worker),
-                Err(error) if error.cause == FailureCause::Failed => {
+                Err(error) if error.cause == FailureCause::Failed && is_running => {
                     self.workers.failed(worker, now_ms);
                 }
                 Err(_) => {}
@@ -249,8 +251,11 @@ impl Scheduler {
             }
             Err(error) => error,
         };
-        // A failed copy costs nothing while the other one runs.
-        let is_moot = released == Released::RunsElsewhere || work.reported.contains(&index);
+        // A failed copy costs nothing while the other one runs, also where its lease was taken off the
+        // table before it reported (its executor died, its worker was given up).
+        let runs_elsewhere = released == Released::RunsElsewhere
+            || (released == Released::Unknown && work.holders.contains_key(&index));
+        let is_moot = runs_elsewhere || work.reported.contains(&index);
         if is_moot && error.cause.can_retry() {
             return None;
         }

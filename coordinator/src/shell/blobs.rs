@@ -33,18 +33,15 @@ pub(super) struct Download {
 impl Blobs {
     /// Opens the store behind a URL.
     pub(super) fn open(url: &str) -> anyhow::Result<Self> {
-        let Some(folder) = url
-            .strip_prefix("file://")
-            .filter(|folder| folder.starts_with('/'))
-        else {
+        let Some(folder) = evoring_protocol::file_url::to_path(url) else {
             bail!(
                 "--blobs {url}: expected file:///FOLDER; other kinds of stores are not built in yet"
             );
         };
-        std::fs::create_dir_all(folder)
+        std::fs::create_dir_all(&folder)
             .with_context(|| format!("--blobs {url}: making the folder"))?;
         let store =
-            LocalFileSystem::new_with_prefix(folder).with_context(|| format!("--blobs {url}"))?;
+            LocalFileSystem::new_with_prefix(&folder).with_context(|| format!("--blobs {url}"))?;
         // A driver's blob leaves the replicated state once it is stored, so it must be durable.
         Ok(Self {
             store: Arc::new(store.with_fsync(true)),

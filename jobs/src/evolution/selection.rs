@@ -11,8 +11,8 @@ pub struct Wheel {
 }
 
 impl Wheel {
-    /// A wheel for these fitness values, each finite and at least 0. If all weights are 0, every
-    /// index is equally likely.
+    /// A wheel for these fitness values, each finite; a negative weight counts as 0 (a net above the
+    /// wanted size, where that matters). If all weights are 0, every index is equally likely.
     pub fn new(fitness: &[f64], scaling: Scaling) -> Self {
         let lowest = match scaling {
             Scaling::Raw => 0.0,

@@ -85,7 +85,7 @@ mod tests {
     }
 
     /// Claim: the start of the paper's preset holds the full net, and every other individual keeps a
-    /// share of its genes inside the stated range: random masks of an untrained net answer at chance,
+    /// share of its genes inside the stated range: untuned random masks answer at chance,
     /// and a population of them would only shrink.
     #[test]
     fn first_generation_starts_from_high_keep_rates() {

@@ -121,7 +121,8 @@ impl Fit<'_> {
 
 /// Removes filters until the net is within the budget, but never a layer's last one; then gives
 /// filters back for as long as one fits, so that no parameter is left unused. Of two random filters
-/// the one of smaller L1 norm goes, and the one of larger L1 norm comes back.
+/// the one further back in its layer's order by L1 norm goes, and the one further in front comes
+/// back.
 ///
 /// Where accuracy alone decides among nets that are small enough, a child above the budget would be
 /// an evaluation for nothing, and one far below it a handicap. The lean towards large norms is for

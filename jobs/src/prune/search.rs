@@ -205,3 +205,15 @@ fn weakness(l1: &[Vec<u32>]) -> Vec<f64> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Claim: a gene's weakness is its filter's place in the order of its own layer.
+    #[test]
+    fn weakness_is_the_place_in_the_layer() {
+        let l1 = [vec![1, 0], vec![2, 0, 3, 1]];
+        assert_eq!(weakness(&l1), [0.5, 0.0, 0.25, 0.75, 0.0, 0.5]);
+    }
+}

@@ -13,6 +13,7 @@ use evoring_protocol::{DemandId, Digest, limits};
 use std::collections::{BTreeMap, BTreeSet};
 
 mod content;
+mod search;
 
 const JOB: &str = r#"
 name = "simulated"
@@ -439,27 +440,6 @@ fn files_repeat() {
         first.stores["population/000.json"],
         other_seed.stores["population/000.json"]
     );
-}
-
-/// Claim: generation 0 holds the full net (random masks alone answer at chance, and the size term
-/// would rule), no chromosome has an empty layer, and best fitness never decreases.
-#[test]
-fn the_search_keeps_its_promises() {
-    for preset in ["default", "paper"] {
-        let text = JOB.replace("[search]", &format!("[search]\npreset = \"{preset}\""));
-        let record = run(&text, Order::First, None);
-        let network = record.gangs[0].network.clone();
-        assert!(record.asked[0].1[0] == Chromosome::ones(network.genes()));
-        assert!(
-            record
-                .asked
-                .iter()
-                .all(|(_, genomes)| genomes.iter().all(|genome| network.fits(genome)))
-        );
-        assert!(record.best.is_sorted(), "{:?}", record.best);
-        // Raw roulette has hardly any pressure where all fitness is nearly equal.
-        assert!(preset == "paper" || record.best[12] > record.best[0]);
-    }
 }
 
 /// Claim: the fitness part and the selection part are the only ones that any choice reads, and the

@@ -7,6 +7,8 @@ use crate::prune::{FINALIST_BYTES, Search, Training};
 /// Bytes of `selection.json`, estimated: finalists × (genes + [`FINALIST_BYTES`]). Far below what a
 /// driver may store, and keeps the step that writes it within its 10 ms.
 const SELECTION_BYTES: u64 = 1 << 20;
+/// Values of all shards' gradients and batch statistics together: 16 GiB on the host of a gang.
+const EXCHANGE_VALUES: u64 = 1 << 32;
 /// Values of a channel that batch norm needs in every shard: the variance of one value is none.
 const FEWEST_VALUES: u32 = 2;
 
@@ -21,6 +23,21 @@ pub(super) fn finalists(section: &Section<'_>, search: &Search, genes: u32) {
             "{}: expected at most {most} with {genes} filters, got {}",
             section.path_of("finalists"),
             search.finalists
+        );
+        section.reader.report(line.unwrap_or(section.line), message);
+    }
+}
+
+/// Shards whose gradients no host can hold.
+pub(super) fn shards(section: &Section<'_>, shards: u32, network: &NetworkSpec) {
+    let tensors = network.tensors();
+    let values = 1 + tensors.iter().map(|tensor| tensor.values()).sum::<u64>();
+    let most = EXCHANGE_VALUES / values.max(1);
+    if u64::from(shards) > most {
+        let line = section.find("shards").map(|field| field.line);
+        let message = format!(
+            "{}: expected at most {most} for a network of {values} values, each shard has its own gradients; got {shards}",
+            section.path_of("shards")
         );
         section.reader.report(line.unwrap_or(section.line), message);
     }

@@ -40,6 +40,7 @@ pub(super) fn read(top: &mut Section<'_>, name: &str) -> Option<PruneJob> {
     let shards = shards(&mut section);
     let train = training(&mut section, shards, &train_defaults());
     if let Some(network) = &network {
+        checks::shards(&section, shards, network);
         checks::batch(&section, &train, shards, network, images);
     }
     section.finish();

@@ -297,6 +297,23 @@ fn sizes_of_steps_are_bounded() {
     );
 }
 
+/// Claim: a job whose shards no host could hold is refused before anything runs.
+#[test]
+fn shards_are_bounded_by_the_network() {
+    let wide = "input = [1, 100, 100]\nlayers = [{ type = \"flatten\" }, { type = \"dense\", units = 10000 }, { type = \"dense\", units = 10 }]";
+    let text = |shards: u32| {
+        let network = own_images("name = \"lenet\"", wide);
+        format!("{network}[train]\nshards = {shards}\nbatch = 64\n")
+    };
+    assert_eq!(
+        messages(&text(64)),
+        [
+            "job.toml:9: train.shards: expected at most 42 for a network of 100110011 values, each shard has its own gradients; got 64"
+        ]
+    );
+    assert_eq!(job(&text(32)).shards, 32);
+}
+
 /// Claim: as many finalists are refused as would make `selection.json` larger than a step of the
 /// driver may write, and one fewer is not.
 #[test]

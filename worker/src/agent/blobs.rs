@@ -94,13 +94,11 @@ pub struct Blobs {
 impl Blobs {
     /// Opens the store at `url`.
     pub fn open(url: &str, cache: Cache) -> Result<Self, BlobError> {
-        let folder = url
-            .strip_prefix("file://")
-            .filter(|folder| folder.starts_with('/'));
-        let folder = folder.ok_or_else(|| BlobError::UnknownStore(url.to_owned()))?;
-        std::fs::create_dir_all(folder).map_err(file_error(Path::new(folder)))?;
+        let folder = evoring_protocol::file_url::to_path(url)
+            .ok_or_else(|| BlobError::UnknownStore(url.to_owned()))?;
+        std::fs::create_dir_all(&folder).map_err(file_error(Path::new(&folder)))?;
         let store =
-            LocalFileSystem::new_with_prefix(folder).map_err(|source| BlobError::Store {
+            LocalFileSystem::new_with_prefix(&folder).map_err(|source| BlobError::Store {
                 url: url.to_owned(),
                 source,
             })?;
