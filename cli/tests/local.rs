@@ -6,7 +6,7 @@
 
 mod stage;
 
-use stage::{DYING, FAITHFUL, STUBBORN, Stage, lives, wait_for};
+use stage::{DYING, FAITHFUL, Local, STUBBORN, Stage, lives, wait_for};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,48 @@ fn interrupt_stops_everything() {
             .unwrap()
             .count(),
         0
+    );
+}
+
+// Claim: under `nohup` the end of the terminal does not stop a cluster; otherwise it does, and is
+// told by the exit code. Method: what the kernel says is done with SIGHUP once the children run.
+#[test]
+fn nohup_is_heeded() {
+    let stage = Stage::new(FAITHFUL, FAITHFUL);
+    let ignores_hangup = |local: &Local| {
+        let status = fs::read_to_string(format!("/proc/{}/status", local.child.id())).unwrap();
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigIgn:"))
+            .unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap() & 1 == 1
+    };
+    let mut local = stage.local_under_nohup("nohup");
+    assert!(ignores_hangup(&local));
+    local.signal("-HUP");
+    local.signal("-INT");
+    assert_eq!(local.child.wait().unwrap().code(), Some(0));
+    let mut local = stage.local("plain");
+    assert!(!ignores_hangup(&local));
+    local.signal("-HUP");
+    assert_ne!(local.child.wait().unwrap().code(), Some(0));
+    local.assert_all_gone();
+}
+
+// Claim: a `cluster.json` that is not ours is neither used nor replaced.
+#[test]
+fn foreign_cluster_file_is_kept() {
+    let stage = Stage::new(FAITHFUL, FAITHFUL);
+    fs::create_dir(stage.path("mine")).unwrap();
+    let text = r#"{"coordinators": ["10.0.0.1:7000"], "identity": "me.json"}"#;
+    fs::write(stage.path("mine/cluster.json"), text).unwrap();
+    let output = stage.output(&["local", "--dir", "mine"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("cluster.json: not a file that"), "{said}");
+    assert_eq!(
+        fs::read_to_string(stage.path("mine/cluster.json")).unwrap(),
+        text
     );
 }
 

@@ -9,9 +9,11 @@
 use super::report;
 use crate::exit::{Exit, Failure};
 use crate::local::registry::now_ms;
+use crate::output::say;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// File by which a folder is known to hold results.
 pub const REPORT: &str = "report.json";
@@ -49,8 +51,11 @@ impl OutFolder {
                 ),
             )
         };
-        // A killed process may have left a folder and its number to others.
-        let unique = format!("{PARTIAL}{}-{}", std::process::id(), now_ms());
+        // A killed process may have left a folder and its number to others, and one process may make
+        // several folders in a millisecond.
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let made = MADE.fetch_add(1, Ordering::Relaxed);
+        let unique = format!("{PARTIAL}{}-{}-{made}", std::process::id(), now_ms());
         let staging = if place.is_dir() {
             place.join(unique)
         } else {
@@ -121,11 +126,12 @@ impl OutFolder {
             ))
         })?;
         if !is_new {
-            // What is left there are the earlier files, and they are ours.
-            fs::remove_dir_all(&self.staging).map_err(|error| {
+            // What is left there are the earlier files, and they are ours. The new ones are in place
+            // whether or not these can be removed.
+            if let Err(error) = fs::remove_dir_all(&self.staging) {
                 let staging = self.staging.display();
-                Failure::local(format!("earlier results, now in {staging}"), error)
-            })?;
+                say(format!("earlier results stay in {staging}: {error}"));
+            }
         }
         Ok(!earlier.is_empty())
     }
@@ -245,13 +251,18 @@ fn earlier_files(place: &Path) -> Result<Vec<String>, Failure> {
         return refuse("exists and is not a folder");
     }
     let unreadable = |error| Failure::local(place.display(), error);
-    let mut is_empty = true;
+    let (mut is_empty, mut has_partial) = (true, false);
     for entry in fs::read_dir(place).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
-        is_empty &= name.to_string_lossy().starts_with(PARTIAL);
+        let is_partial = name.to_string_lossy().starts_with(PARTIAL);
+        is_empty &= is_partial;
+        has_partial |= is_partial;
     }
     match found(place, REPORT) {
         _ if is_empty => Ok(Vec::new()),
+        Found::Nothing if has_partial => refuse(&format!(
+            "holds other files than results (no report.json), and a folder {PARTIAL}… of a run that was killed; if it was killed while it replaced results, the earlier ones are in {EARLIER} there"
+        )),
         Found::Nothing => refuse("holds other files than results (no report.json)"),
         Found::File | Found::Other => match report::files_of(&place.join(REPORT)) {
             Some(files) => Ok(files),
@@ -423,6 +434,24 @@ mod tests {
         assert_eq!(text(&staging, "model.json"), "2");
         fs::remove_dir_all(staging).unwrap();
         assert_eq!(contents(&place), before);
+    }
+
+    // Claim: after a kill in the middle of a replacement the refusal says where the earlier results
+    // are. Method: a folder as such a kill leaves it.
+    #[test]
+    fn half_replaced_results_are_told() {
+        let base = tempfile::tempdir().unwrap();
+        let place = base.path().join("result");
+        let aside = place.join(format!("{PARTIAL}1-1-0")).join(EARLIER);
+        fs::create_dir_all(&aside).unwrap();
+        fs::write(aside.join(REPORT), report(&[REPORT])).unwrap();
+        fs::write(place.join("model.json"), "1").unwrap();
+        let failure = OutFolder::prepare(&place).unwrap_err();
+        assert!(
+            failure.message.contains(PARTIAL) && failure.message.contains(EARLIER),
+            "{failure}"
+        );
+        assert_eq!(text(&place, "model.json"), "1");
     }
 
     // Claim: an abandoned run leaves earlier results, or an empty folder, and no other trace; a

@@ -67,8 +67,30 @@ impl Stage {
     }
 
     pub fn local(&self, dir: &str) -> Local {
+        self.local_by(
+            self.command(&["local", "--workers", "2", "--dir", dir]),
+            dir,
+        )
+    }
+
+    /// As `nohup` starts it.
+    pub fn local_under_nohup(&self, dir: &str) -> Local {
+        let mut command = Command::new("sh");
+        command
+            .args([
+                "-c",
+                "trap '' HUP; exec ./evoring local --workers 2 --dir \"$0\"",
+                dir,
+            ])
+            .current_dir(self.folder.path())
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env_remove("EVORING_CLUSTER")
+            .stdin(Stdio::null());
+        self.local_by(command, dir)
+    }
+
+    fn local_by(&self, mut command: Command, dir: &str) -> Local {
         let log = self.path(&format!("{dir}.stderr"));
-        let mut command = self.command(&["local", "--workers", "2", "--dir", dir]);
         command
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log).unwrap());
