@@ -238,8 +238,13 @@ fn was_granted(events: &[Event], wanted: &BTreeSet<Item>) -> bool {
 
 /// Whether a gang of the stage lost a member (and did not merely grow).
 fn is_loss(event: &Event, stage: &str) -> bool {
-    matches!(&event.kind, EventKind::RosterBroken { stage: s, reason, .. }
-        if s == stage && !reason.starts_with("the gang grows"))
+    matches!(&event.kind, EventKind::RosterBroken { stage: s, .. } if s == stage)
+        && !is_growth(&event.kind)
+}
+
+/// Whether a gang that began on the slots there were takes those that came since.
+pub fn is_growth(kind: &EventKind) -> bool {
+    matches!(kind, EventKind::RosterBroken { reason, .. } if reason.starts_with("the gang grows"))
 }
 
 /// Events from the start of a stage to its end.

@@ -8,6 +8,7 @@ use evoring_protocol::JobId;
 use evoring_protocol::event::{Event, EventKind};
 use evoring_tests::binaries;
 use evoring_tests::cluster::{Cluster, alone, run_at};
+use evoring_tests::evidence::is_growth;
 use evoring_tests::images::{self, IMAGES_HEADER, SIDE, TEST};
 use evoring_tests::job::PruneJob;
 use serde_json::Value;
@@ -31,6 +32,10 @@ fn is_repeated(events: &[Event], job: JobId) -> bool {
     let mut gangs = BTreeSet::new();
     let mut items = BTreeSet::new();
     let mut is_new = |event: &Event| match &event.kind {
+        // The gang's next roster is not another attempt.
+        EventKind::RosterBroken { job: j, demand, .. } if *j == job && is_growth(&event.kind) => {
+            gangs.remove(demand)
+        }
         EventKind::RosterCommitted { job: j, demand, .. } if *j == job => gangs.insert(*demand),
         EventKind::LeaseGranted {
             job: j,
