@@ -371,17 +371,14 @@ impl Sim {
         slot.queue.front().map(Task::ran)
     }
 
-    /// A rank sees that a peer is gone and stops.
-    pub fn rank_fails(&mut self, text: &str) {
+    /// A rank ends with an error.
+    pub fn rank_fails(&mut self, text: &str, error: WorkError) {
         let slot = &mut self.workers.get_mut(&name(text)).unwrap().slots[0];
         let Some(Task::Rank { held, .. }) = slot.queue.pop_front() else {
             panic!("{text} runs no rank")
         };
         slot.is_running = false;
-        let event = RankEvent::Failed(WorkError {
-            message: "a peer is gone".to_owned(),
-            cause: FailureCause::Lost,
-        });
+        let event = RankEvent::Failed(error);
         self.deliver(&name(text), |sequence| WorkerReport::Rank {
             sequence,
             held,

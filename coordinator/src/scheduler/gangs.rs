@@ -13,6 +13,9 @@ const SETTLE_MS: u64 = 1_000;
 /// While gangs wait, places are looked for this often, beside the moments when gangs or workers come
 /// and go: looking at every slot after each report would be too much for many workers.
 const RETRY_MS: u64 = 20;
+/// A rank that lost a peer may be heard before that peer, which knows why it ended (a broken file, a
+/// signal): its own report, or its agent's, is awaited so long.
+const SUSPECTED_MS: u64 = 500;
 /// A gang past this part of its steps does not grow any more.
 const GROWS_UNTIL: f64 = 0.8;
 
@@ -25,13 +28,18 @@ pub(super) struct GangWork {
     pub is_proposed: bool,
     /// The end of its roster is proposed.
     pub is_breaking: bool,
-    /// Its roster ends because a rank said that it failed, and nobody is known to be lost: most
-    /// likely a member has just died and counts as present for a moment longer.
+    /// A rank of its roster lost a peer, and nothing is known yet of what became of the peer.
+    pub suspicion: Option<Suspicion>,
+    /// Its roster ends on such a suspicion alone: most likely a member has just died and counts as
+    /// present for a moment longer.
     pub is_puzzling: bool,
     /// Only workers that were heard since this moment get its ranks: the dead one is not among them.
     pub heard_since_ms: u64,
     /// Its work failed: it waits until this monotonic time.
     pub not_before_ms: u64,
+    /// The last roster that this leader started, and its members: a failure that comes after the
+    /// roster's end counts if one of them reports it.
+    pub started: (RosterNumber, Vec<Member>),
     /// The last roster of which a rank said that its work failed.
     pub blamed: RosterNumber,
     /// Workers on which its work failed since its newest checkpoint.
@@ -40,19 +48,38 @@ pub(super) struct GangWork {
     pub progress: Option<TrainingProgress>,
 }
 
+/// What a rank says of a peer that it lost.
+#[derive(Debug)]
+pub(super) struct Suspicion {
+    /// What ended the roster if nothing better is known by then.
+    pub reason: String,
+    /// Monotonic time until which the peer's own report, or that of its agent, is awaited.
+    pub until_ms: u64,
+}
+
 impl GangWork {
     pub(super) fn waiting(now_ms: u64) -> Self {
         Self {
             waiting_since_ms: now_ms,
             is_proposed: false,
             is_breaking: false,
+            suspicion: None,
             is_puzzling: false,
             heard_since_ms: 0,
             not_before_ms: 0,
+            started: (RosterNumber(0), Vec::new()),
             blamed: RosterNumber(0),
             failed_on: BTreeSet::new(),
             progress: None,
         }
+    }
+
+    /// Whether a worker is the rank that it says it is of the last roster started.
+    pub(super) fn has_started(&self, worker: &WorkerId, held: &HeldRank) -> bool {
+        let (number, members) = &self.started;
+        let member = members.get(held.rank.0 as usize);
+        *number == held.roster
+            && member.is_some_and(|member| member.worker == *worker && member.slot == held.slot)
     }
 }
 
@@ -264,6 +291,9 @@ impl Scheduler {
             self.void(job, demand, roster.number, reason, Some(FailureCause::Lost));
             return;
         }
+        if let Some(work) = self.gangs.get_mut(&(job, demand)) {
+            work.started = (roster.number, roster.members.clone());
+        }
         let assignment = state.assignment(job, demand);
         for (member, rank) in roster.members.iter().zip(0u32..) {
             let held = HeldRank {
@@ -316,6 +346,7 @@ impl Scheduler {
                 progress: work.progress.take(),
                 heard_since_ms: if work.is_puzzling { now_ms } else { 0 },
                 not_before_ms: work.not_before_ms,
+                started: std::mem::take(&mut work.started),
                 blamed: work.blamed,
                 failed_on: std::mem::take(&mut work.failed_on),
                 ..GangWork::waiting(now_ms)
@@ -344,6 +375,42 @@ impl Scheduler {
                 reason,
                 cause,
             });
+        }
+    }
+
+    /// A rank lost a peer.
+    pub(super) fn suspect(&mut self, context: Context<'_>, held: &HeldRank, message: &str) {
+        if let Some(work) = self.gangs.get_mut(&(held.job, held.demand)) {
+            work.suspicion.get_or_insert(Suspicion {
+                reason: format!("rank {}: {message}", held.rank),
+                until_ms: context.now.mono_ms + SUSPECTED_MS,
+            });
+        }
+    }
+
+    /// Ends the rosters whose lost peers nobody explained.
+    pub(super) fn end_suspicions(&mut self, context: Context<'_>) {
+        let is_due = |suspicion: &mut Suspicion| suspicion.until_ms <= context.now.mono_ms;
+        let mut due = Vec::new();
+        for (&(job, demand), work) in &mut self.gangs {
+            if let Some(suspicion) = work.suspicion.take_if(is_due) {
+                due.push((job, demand, suspicion.reason));
+            }
+        }
+        for (job, demand, reason) in due {
+            let state = context.state.demand(job, demand);
+            let roster = state.and_then(|state| state.gang()?.roster.as_ref());
+            let Some(number) = roster.map(|roster| roster.number) else {
+                continue;
+            };
+            let is_breaking = |work: &GangWork| work.is_breaking;
+            if self.gangs.get(&(job, demand)).is_some_and(is_breaking) {
+                continue;
+            }
+            self.void(job, demand, number, reason, Some(FailureCause::Lost));
+            if let Some(work) = self.gangs.get_mut(&(job, demand)) {
+                work.is_puzzling = true;
+            }
         }
     }
 

@@ -39,6 +39,9 @@ const EXPIRY_MS: std::ops::RangeInclusive<f64> = 60_000.0..=900_000.0;
 /// this many doublings: what never fits into a lease must not expire for ever.
 const EXPIRY_DOUBLINGS: u32 = 8;
 
+/// Bytes of why a lease was lost that each of its items but the first one repeats.
+const REPEATED_REASON_BYTES: usize = 200;
+
 /// Soft state of a map.
 #[derive(Debug)]
 pub(super) struct MapWork {
@@ -217,7 +220,12 @@ impl Scheduler {
                 let now_ms = context.now.mono_ms;
                 work.item_failed(index, &running.worker, tries.failures + 1, now_ms);
             }
-            let message = reason.to_owned();
+            // The whole reason once: an executor's last lines for each of thousands of items would be
+            // an entry of megabytes.
+            let message = match outcomes.is_empty() {
+                true => reason.to_owned(),
+                false => reason[..reason.floor_char_boundary(REPEATED_REASON_BYTES)].to_owned(),
+            };
             outcomes.push(ItemReport {
                 index,
                 attempt: tries.attempt,

@@ -250,6 +250,7 @@ impl Scheduler {
             map.end_delays(now_ms);
         }
         self.expire_leases(context);
+        self.end_suspicions(context);
         if !self.in_grace && self.is_writable {
             self.place_copies(context);
         }

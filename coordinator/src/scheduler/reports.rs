@@ -316,10 +316,14 @@ impl Scheduler {
         if matches!(event, RankEvent::Finished { .. } | RankEvent::Failed(_)) {
             self.rank_ended(name, &held);
         }
-        // A failure counts from an older roster too: a peer that noticed the loss first may have broken
-        // that roster already.
-        let is_to_blame =
-            matches!(&event, RankEvent::Failed(error) if error.cause != FailureCause::Lost);
+        // A failure counts from an older roster too: one that came late may find that roster broken by
+        // a peer's suspicion.
+        let was_member = || {
+            let gang = self.gangs.get(&(held.job, held.demand));
+            gang.is_some_and(|gang| gang.has_started(name, &held))
+        };
+        let is_to_blame = matches!(&event, RankEvent::Failed(error) if error.cause != FailureCause::Lost)
+            && was_member();
         let command = if is_current || is_to_blame {
             self.rank_command(context, name, &held, event, is_current)
         } else {
@@ -362,6 +366,10 @@ impl Scheduler {
                     result,
                 })
             }
+            RankEvent::Failed(error) if error.cause == FailureCause::Lost => {
+                self.suspect(context, held, &cut(&error.message));
+                None
+            }
             RankEvent::Failed(error) => {
                 self.rank_failed(context, name, held, error.cause, is_current);
                 Some(Command::RankFailed {
@@ -386,10 +394,7 @@ impl Scheduler {
         let Some(gang) = self.gangs.get_mut(&(held.job, held.demand)) else {
             return;
         };
-        if is_current {
-            gang.is_puzzling |= !gang.is_breaking;
-            gang.is_breaking = true;
-        }
+        gang.is_breaking |= is_current;
         if cause == FailureCause::Failed && self.blame(context, name, held) {
             let gang = self.gangs.get_mut(&(held.job, held.demand));
             gang.map(|gang| gang.failed_on.insert(name.clone()));

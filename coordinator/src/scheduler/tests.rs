@@ -7,12 +7,23 @@ use crate::leader::sim::{Sim, Spec, name};
 use crate::made_up::JOB;
 use evoring_protocol::client::JobStatus;
 use evoring_protocol::event::EventKind;
+use evoring_protocol::work::{FailureCause, WorkError};
 use evoring_protocol::worker::WorkerCommand;
 use evoring_protocol::{JobId, RosterNumber, WorkerId};
 use std::collections::BTreeSet;
 
 fn with_ranks(ranks: &str) -> String {
     format!("{JOB}\n[train]\nranks = \"{ranks}\"\nshards = 4\n")
+}
+
+fn failing(message: &str, cause: FailureCause) -> WorkError {
+    let message = message.to_owned();
+    WorkError { message, cause }
+}
+
+/// What a rank says that lost a peer.
+fn peer_is_gone() -> WorkError {
+    failing("a peer is gone", FailureCause::Lost)
 }
 
 fn slow_training() -> Spec {
@@ -158,7 +169,7 @@ fn survivor_reports_first() {
         sim.until("train", 10_000, |sim| sim.is_in(job, "train"));
         sim.kill("w1", false);
         sim.advance(50);
-        sim.rank_fails("w0");
+        sim.rank_fails("w0", peer_is_gone());
         sim.advance(400);
         assert_eq!(rosters(&sim, "train").len(), 1);
         if comes_back {

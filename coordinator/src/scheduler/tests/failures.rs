@@ -4,8 +4,8 @@ use super::*;
 use crate::leader::sim::exited;
 use crate::scheduler::Use;
 use crate::scheduler::maps::Running;
-use evoring_protocol::work::{FailureCause, ItemOutcome, WorkError};
-use evoring_protocol::worker::{Ran, WorkerReport};
+use evoring_protocol::work::{HeldRank, ItemOutcome};
+use evoring_protocol::worker::{Ran, RankEvent, WorkerReport};
 use evoring_protocol::{SlotIndex, Term, limits};
 
 /// The one lease that a scheduler knows.
@@ -13,11 +13,6 @@ fn only_lease(sim: &Sim) -> &Running {
     let leases = &sim.leader.scheduler().unwrap().leases;
     assert_eq!(leases.len(), 1, "{leases:?}");
     leases.values().next().unwrap()
-}
-
-fn failing(message: &str, cause: FailureCause) -> Option<WorkError> {
-    let message = message.to_owned();
-    Some(WorkError { message, cause })
 }
 
 fn in_search(spec: Spec) -> (Sim, JobId) {
@@ -105,7 +100,7 @@ fn a_bad_worker_ends_no_job() {
         "w0",
         Spec {
             item_ms: 1,
-            item_error: failing("no space left on the device", FailureCause::Failed),
+            item_error: Some(failing("no space left on the device", FailureCause::Failed)),
             ..Spec::default()
         },
     );
@@ -379,4 +374,125 @@ fn too_many_outcomes() {
     assert!(!sim.workers[&name("w0")].is_connected());
     let refused = |kind: &EventKind| matches!(kind, EventKind::WorkerLost { reason, .. } if reason.contains("at most"));
     assert_eq!(sim.count(refused), 1);
+}
+
+// Claim: a rank that lost a peer, heard before the peer itself, does not hide why the peer ended: a
+// broken file fails the job at once, with its reason and without another attempt.
+// Method: one rank reports the loss; a moment later the other one reports its error.
+#[test]
+fn the_peer_that_knows_why_is_heard() {
+    for late_ms in [0, 100, 300] {
+        let mut sim = Sim::new();
+        sim.worker("w0", slow_training());
+        sim.worker("w1", slow_training());
+        let job = sim.submit(&with_ranks("2..2"));
+        sim.until("train", 10_000, |sim| sim.is_in(job, "train"));
+        sim.rank_fails("w0", peer_is_gone());
+        sim.advance(late_ms);
+        sim.rank_fails("w1", failing("a file is broken", FailureCause::Final));
+        sim.until("the end", 1_000, |sim| sim.ended(job));
+        let view = sim.view(job);
+        assert!(view.error.unwrap().contains("rank 1: a file is broken"));
+        assert_eq!(view.retries, 0);
+        let broken = |kind: &EventKind| matches!(kind, EventKind::RosterBroken { .. });
+        assert_eq!(sim.count(broken), 0);
+    }
+}
+
+// Claim: a loss that nobody explains ends the roster, also when the leader that was told of it is
+// gone by then.
+// Method: one rank of two reports a loss, the other one stays silent and alive; with and without a
+// restart of the coordinator in between.
+#[test]
+fn an_unexplained_loss_ends_the_roster() {
+    for restarts in [false, true] {
+        let mut sim = Sim::new();
+        sim.worker("w0", slow_training());
+        sim.worker("w1", slow_training());
+        let job = sim.submit(&with_ranks("2..2"));
+        sim.until("train", 10_000, |sim| sim.is_in(job, "train"));
+        sim.rank_fails("w0", peer_is_gone());
+        sim.advance(100);
+        if restarts {
+            sim.restart();
+        }
+        sim.until("a new roster", GRACE_MS + 2_000, |sim| {
+            rosters(sim, "train").len() == 2
+        });
+        finish(&mut sim, job);
+        assert_eq!(sim.view(job).retries, 1);
+    }
+}
+
+// Claim: the end of an executor counts once against its worker, although its agent reports the exit
+// and the items; and a copy that ends so costs nothing while the other run goes on.
+// Method: kill the executor of the only holder, then that of the holder of a copy.
+#[test]
+fn an_exit_counts_once() {
+    let (mut sim, _) = in_search(Spec {
+        item_ms: 10_000,
+        ..Spec::default()
+    });
+    sim.executor_dies("w0", 0);
+    sim.advance(10);
+    let in_row = |sim: &Sim, text: &str| {
+        let mut workers = sim.leader.scheduler().unwrap().workers();
+        let (_, worker) = workers.find(|(worker, _)| **worker == name(text)).unwrap();
+        worker.failures.in_row
+    };
+    assert_eq!(in_row(&sim, "w0"), 1);
+
+    let mut sim = Sim::new();
+    let brief = |item_ms| Spec {
+        item_ms,
+        training_ms: 100,
+        ..Spec::default()
+    };
+    sim.worker("w0", brief(20));
+    sim.worker("w1", brief(100_000));
+    let job = sim.submit(JOB);
+    let is_copied = |sim: &Sim| {
+        sim.count(|kind| matches!(kind, EventKind::LeaseGranted { is_copy: true, .. })) == 1
+    };
+    sim.until("a copy", 60_000, is_copied);
+    sim.until("its start", 100, |sim| sim.running("w0", 0).is_some());
+    sim.executor_dies("w0", 0);
+    sim.advance(10);
+    assert_eq!(in_row(&sim, "w0"), 1);
+    assert_eq!(sim.view(job).retries, 0, "the other run goes on");
+    finish(&mut sim, job);
+}
+
+// Claim: a worker cannot end a gang of which it was never a member.
+// Method: while two workers train, a third one reports the final failure of a rank of theirs, of
+// their roster and of others.
+#[test]
+fn strangers_end_no_gang() {
+    let mut sim = Sim::new();
+    sim.worker("w0", slow_training());
+    sim.worker("w1", slow_training());
+    let job = sim.submit(&with_ranks("2..2"));
+    sim.until("train", 10_000, |sim| sim.is_in(job, "train"));
+    let held = sim.commands.iter().find_map(|(_, command)| match command {
+        WorkerCommand::StartRank { held, .. } => Some(held.clone()),
+        _ => None,
+    });
+    let held = held.unwrap();
+    sim.worker("w2", slow_training());
+    sim.advance(200);
+    for roster in 0..3 {
+        let held = HeldRank {
+            roster: RosterNumber(roster),
+            ..held.clone()
+        };
+        let event = RankEvent::Failed(failing("forged", FailureCause::Final));
+        let report = WorkerReport::Rank {
+            sequence: u64::from(roster) + 1,
+            held,
+            event,
+        };
+        sim.say("w2", report);
+    }
+    finish(&mut sim, job);
+    assert_eq!(rosters(&sim, "train").len(), 1);
 }
