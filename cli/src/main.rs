@@ -5,14 +5,29 @@
 use clap::Parser;
 use evoring::args::Cli;
 use evoring::commands;
-use evoring::exit::Exit;
+use evoring::exit::{Exit, Failure};
 use evoring::output::say;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let json = cli.global.json;
-    match commands::execute(cli) {
+    let (json, result) = match Cli::try_parse() {
+        Ok(cli) => (cli.global.json, commands::execute(cli)),
+        // Help and versions are answers, not errors.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            // The arguments were not understood, so this is looked up by hand.
+            let json = std::env::args_os()
+                .skip(1)
+                .any(|argument| argument == "--json");
+            if !json {
+                error.exit();
+            }
+            let message = error.render().to_string();
+            let message = message.trim_end().trim_start_matches("error: ");
+            (json, Err(Failure::usage(message)))
+        }
+    };
+    match result {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(failure) => {
             if failure.exit == Exit::Ok {

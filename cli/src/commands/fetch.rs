@@ -1,5 +1,6 @@
 //! `evoring fetch`.
 
+use super::signals::Signals;
 use super::{Context, resolve};
 use crate::args::FetchArgs;
 use crate::artifacts::folder::OutFolder;
@@ -15,6 +16,8 @@ use std::path::Path;
 
 /// Writes a finished job's results.
 pub(super) async fn fetch(context: &Context, arguments: FetchArgs) -> Result<Exit, Failure> {
+    // Before the folder is made, which is removed again when a signal cuts the transfer short.
+    let mut signals = Signals::new()?;
     let out = OutFolder::prepare(&arguments.dir)?;
     let mut client = context.client()?;
     let job = resolve(&mut client, arguments.job).await?;
@@ -35,7 +38,13 @@ pub(super) async fn fetch(context: &Context, arguments: FetchArgs) -> Result<Exi
         workers: workers(&mut client).await?,
         ..RunFacts::default()
     };
-    let written = fetch_artifacts(&mut client, &view, &facts, out.staging()).await?;
+    let written = tokio::select! {
+        biased;
+        exit = signals.next() => {
+            return Err(Failure::new(exit, "interrupted; nothing was written"));
+        }
+        written = fetch_artifacts(&mut client, &view, &facts, out.staging()) => written?,
+    };
     client.close().await;
     let place = out.place().to_owned();
     let replaced = out.put_in_place(&written.files)?;

@@ -84,7 +84,11 @@ pub(super) async fn run(context: &Context, arguments: RunArgs) -> Result<Exit, F
     let unfetched = run.unfetched(&outcome, &root);
     let is_done = match &outcome {
         Outcome::Ended(ended) => ended.view.status == JobStatus::Finished,
-        Outcome::Stopped(_) => unfetched.is_none(),
+        // Without the coordinator's word the job may have results after all.
+        Outcome::Stopped(_) => {
+            let is_cancelled = run.progress.job.get().is_none() || run.progress.is_cancelled.get();
+            unfetched.is_none() && is_cancelled
+        }
         Outcome::Failed(_) => false,
     };
     tidy(&root, is_fresh && is_done && !arguments.keep);
@@ -108,6 +112,8 @@ struct Progress {
     job: Cell<Option<JobId>>,
     /// Whether it has results.
     is_finished: Cell<bool>,
+    /// Whether the coordinator said that it is cancelled.
+    is_cancelled: Cell<bool>,
     /// Processes that were started again.
     restarts: Cell<u64>,
 }
@@ -141,7 +147,12 @@ impl Run {
             Outcome::Stopped(exit) => {
                 let what = match (unfetched, self.progress.job.get()) {
                     (Some(hint), _) => hint,
-                    (None, Some(_)) => "the job was cancelled and nothing was written".to_owned(),
+                    (None, Some(_)) if self.progress.is_cancelled.get() => {
+                        "the job was cancelled and nothing was written".to_owned()
+                    }
+                    (None, Some(_)) => {
+                        "the job was stopped with its cluster and nothing was written".to_owned()
+                    }
                     (None, None) => "no job was submitted and nothing was written".to_owned(),
                 };
                 say(format_args!("evoring: interrupted; {what}"));
@@ -235,10 +246,14 @@ async fn supervise(
 async fn cancel(access: Access, job: JobId, progress: &Progress) {
     let mut client = Client::new(access, CANCEL_PATIENCE);
     if client.ask(&ClientRequest::Cancel { job }).await.is_ok() {
+        progress.is_cancelled.set(true);
         return;
     }
     if let Ok(ClientReply::Job(view)) = client.ask(&ClientRequest::Show { job }).await {
         progress.is_finished.set(view.status == JobStatus::Finished);
+        progress
+            .is_cancelled
+            .set(view.status == JobStatus::Cancelled);
     }
 }
 

@@ -14,7 +14,10 @@ const SPACING: Duration = Duration::from_millis(200);
 struct Counter {
     /// What is counted; a change begins anew.
     subject: String,
+    /// When it had reached which count: moments of change, the last one before the stretch too, so
+    /// that what changes more seldom than the stretch is long has a rate as well.
     past: VecDeque<(Duration, u64)>,
+    now: Duration,
 }
 
 impl Counter {
@@ -23,6 +26,10 @@ impl Counter {
         if self.subject != subject || restarted {
             self.subject = subject.to_owned();
             self.past.clear();
+        }
+        self.now = now;
+        if self.past.back().is_some_and(|&(_, last)| count == last) {
+            return;
         }
         if self.past.len() > 1
             && self
@@ -36,18 +43,23 @@ impl Counter {
         while self.past.len() > 2
             && self
                 .past
-                .front()
-                .is_some_and(|&(first, _)| now.saturating_sub(first) > STRETCH)
+                .get(1)
+                .is_some_and(|&(second, _)| now.saturating_sub(second) > STRETCH)
         {
             self.past.pop_front();
         }
     }
 
-    /// Counts per second; `None` until it is known.
+    /// Counts per second; `None` until it is known. It falls while a change is overdue.
     fn per_second(&self) -> Option<f64> {
         let (&(first, low), &(last, high)) = (self.past.front()?, self.past.back()?);
-        let seconds = last.saturating_sub(first).as_secs_f64();
-        (seconds >= SPACING.as_secs_f64() && high > low).then(|| (high - low) as f64 / seconds)
+        let moved = last.saturating_sub(first).as_secs_f64();
+        if moved < SPACING.as_secs_f64() || high <= low {
+            return None;
+        }
+        let each = moved / (high - low) as f64;
+        let overdue = self.now.saturating_sub(last).as_secs_f64() - each.max(SPACING.as_secs_f64());
+        Some((high - low) as f64 / (moved + overdue.max(0.0)))
     }
 }
 
@@ -125,6 +137,29 @@ mod tests {
         }
         counter.note(now, "b", 0);
         assert_eq!(counter.per_second(), None);
+    }
+
+    // Claim: what changes once in half a minute has a rate, and it falls when the next change is
+    // overdue. Method: a generation each 30 s, seen four times a second; then nothing for 60 s.
+    #[test]
+    fn slow_counts_have_a_rate() {
+        let mut counter = Counter::default();
+        let mut now = Duration::ZERO;
+        let mut rate_at = |until: u64, growing: bool| {
+            while now < Duration::from_secs(until) {
+                now += Duration::from_millis(250);
+                let seconds = if growing { now.as_secs() } else { until - 60 };
+                counter.note(now, "search", 1 + seconds / 30);
+            }
+            counter.per_second()
+        };
+        assert_eq!(rate_at(29, true), None);
+        for until in [60, 75, 89, 120] {
+            let rate = rate_at(until, true).unwrap();
+            assert!((rate - 1.0 / 30.0).abs() < 0.002, "{rate} after {until} s");
+        }
+        let rate = rate_at(180, false).unwrap();
+        assert!(rate < 0.6 / 30.0, "{rate} after a standstill");
     }
 
     // Claim: no rate, no estimate; no division by zero. Method: equal counts.
