@@ -98,6 +98,12 @@ pub enum ExecutorReport {
         /// Why.
         error: WorkError,
     },
+    /// A kernel panicked: its error follows, and then this process ends. What else is open of the
+    /// piece of work is not to blame, and nothing more is to be sent here.
+    Panicked {
+        /// Which piece of work.
+        task: u64,
+    },
     /// A line for `evoring logs`.
     Log {
         /// Which piece of work.

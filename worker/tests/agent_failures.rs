@@ -173,6 +173,65 @@ fn outcomes(actions: &[Action]) -> Vec<ItemOutcome> {
     actions.iter().flat_map(outcomes).collect()
 }
 
+/// Claim: a panic is its item's alone: the items behind it in the lease are lost, not failed, and
+/// the dying executor gets nothing more.
+/// Method: an executor panics in the second of three items and dies, a second lease waiting.
+#[test]
+fn a_panic_is_its_items_alone() {
+    let mut core = core();
+    let task = run_of(&core.handle(grant(1, 3), START)).unwrap();
+    core.handle(prepared(7, task), START);
+    core.handle(grant(2, 1), START);
+    let outcome = |index, result| ItemOutcome {
+        index: ItemIndex(index),
+        result,
+    };
+    let panicked = WorkError {
+        message: "panic: index out of bounds".into(),
+        cause: FailureCause::Failed,
+    };
+    let told = [
+        ExecutorReport::Items {
+            task,
+            outcomes: vec![outcome(0, Ok(vec![1]))],
+        },
+        ExecutorReport::Panicked { task },
+        ExecutorReport::Items {
+            task,
+            outcomes: vec![outcome(1, Err(panicked))],
+        },
+    ];
+    for each in told {
+        let actions = core.handle(report(each), START);
+        assert_eq!(run_of(&actions), None);
+    }
+    let actions = core.handle(dies(7), START);
+    let lost = outcomes(&actions);
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert_eq!(lost[0].index, ItemIndex(2));
+    assert_eq!(
+        lost[0].result.as_ref().unwrap_err().cause,
+        FailureCause::Lost
+    );
+    assert_eq!(run_of(&make_ready(&mut core, 8)), Some(task + 1));
+
+    // The same for a rank, whose end frees its slot while the executor is dying.
+    let task = task + 1;
+    core.handle(prepared(8, task), START);
+    core.handle(report(ExecutorReport::ItemsDone { task }), START);
+    let task = run_of(&core.handle(start_rank(1), START)).unwrap();
+    core.handle(grant(3, 1), START);
+    core.handle(report(ExecutorReport::Panicked { task }), START);
+    let error = WorkError {
+        message: "panic: out of memory".into(),
+        cause: FailureCause::Failed,
+    };
+    let actions = core.handle(report(ExecutorReport::RankFailed { task, error }), START);
+    assert_eq!(run_of(&actions), None);
+    assert_eq!(outcomes(&core.handle(dies(8), START)), []);
+    assert_eq!(run_of(&make_ready(&mut core, 9)), Some(task + 1));
+}
+
 /// Claim: an executor that becomes ready each time may die as often as it likes: its work, or a
 /// person, kills it, and the agent goes on.
 #[test]

@@ -399,6 +399,7 @@ impl Core {
             task,
             work: work.clone(),
             is_delivered: false,
+            has_panicked: false,
             stopping_since: None,
         });
         let process = slot.process;

@@ -1,5 +1,5 @@
 //! The agent. [`core`] decides (no clock, no IO), the rest carries out: [`session`] talks to the
-//! coordinator, [`executors`] starts processes, [`blobs`] moves files, [`http`] serves metrics,
+//! coordinator, [`executors`] starts processes, [`blobs`] moves files (`handed`: those of executors), [`http`] serves metrics,
 //! [`mod@run`] connects them.
 
 pub mod blobs;
@@ -7,6 +7,7 @@ mod cache;
 pub mod core;
 mod describe;
 pub mod executors;
+mod handed;
 pub mod http;
 mod outbox;
 pub mod run;

@@ -4,6 +4,7 @@ use super::blobs::Blobs;
 use super::cache::{Cache, Pin};
 use super::core::Core;
 use super::executors::Executors;
+use super::handed::{HandedFile, HandedFiles};
 use super::http::{self, Metrics};
 use super::session::{self, Address, Addressed};
 use super::work::{Action, Counter, Event, Profile, Purpose, Work};
@@ -64,6 +65,9 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     let folder = settings.folder.join("cache");
     let cache = Cache::open(&folder, CACHED_FILES)
         .with_context(|| format!("folder {}", folder.display()))?;
+    let folder = settings.folder.join("handed");
+    let handed = HandedFiles::open(folder.clone())
+        .with_context(|| format!("folder {}", folder.display()))?;
     let (events, inbox) = mpsc::channel(4096);
     let (reports, report_inbox) = mpsc::channel(REPORTS);
     let (may_connect, gate) = watch::channel(false);
@@ -93,6 +97,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
         metrics,
         blobs: None,
         cache,
+        handed,
         pins: Pins::default(),
         begin: Instant::now(),
     };
@@ -113,6 +118,7 @@ struct Agent {
     metrics: Metrics,
     blobs: Option<(String, Arc<Blobs>)>,
     cache: Cache,
+    handed: HandedFiles,
     pins: Pins,
     begin: Instant,
 }
@@ -196,7 +202,7 @@ impl Agent {
                 held,
                 purpose,
                 files,
-            } => self.store(held, purpose, files),
+            } => self.store(held, purpose, &files),
             Action::Deliver {
                 slot,
                 process,
@@ -263,13 +269,18 @@ impl Agent {
         });
     }
 
-    fn store(&self, held: HeldRank, purpose: Purpose, files: Vec<PathBuf>) {
+    fn store(&mut self, held: HeldRank, purpose: Purpose, files: &[PathBuf]) {
         let (blobs, events) = (
             self.blobs.as_ref().map(|(_, blobs)| Arc::clone(blobs)),
             self.events.clone(),
         );
+        // Before the next event, which may be the executor's end.
+        let files = self.handed.take(files);
         tokio::spawn(async move {
-            let outcome = store_files(blobs.as_deref(), &files).await;
+            let outcome = match files {
+                Ok(files) => store_files(blobs.as_deref(), &files).await,
+                Err(error) => Err(error.into()),
+            };
             let _ = events
                 .send(Event::Stored {
                     held,
@@ -332,11 +343,11 @@ async fn fetch_and_build(
 /// Stores files in order; the digest of the first.
 async fn store_files(
     blobs: Option<&Blobs>,
-    files: &[PathBuf],
+    files: &[HandedFile],
 ) -> Result<Option<Digest>, WorkError> {
     let mut first = None;
     for file in files {
-        let digest = blobs.ok_or_else(no_store)?.store(file).await?;
+        let digest = blobs.ok_or_else(no_store)?.store(file.path()).await?;
         first = first.or(Some(digest));
     }
     Ok(first)

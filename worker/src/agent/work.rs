@@ -64,6 +64,8 @@ pub struct Running {
     pub work: Work,
     /// Whether the executor was given it.
     pub is_delivered: bool,
+    /// The executor told that it panicked, and with what.
+    pub has_panicked: bool,
     /// When it was told to stop.
     pub stopping_since: Option<Duration>,
 }

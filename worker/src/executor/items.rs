@@ -56,6 +56,7 @@ pub fn run(
         Ok(()) => outbox.report(ExecutorReport::ItemsDone { task }),
         // Items behind it stay open: this process ends, and the agent gives them back.
         Err(message) => {
+            outbox.report(ExecutorReport::Panicked { task });
             if let Some((index, _)) = items.get(ended) {
                 let message = format!(
                     "{}: item {index} of job {}: panic: {message}",

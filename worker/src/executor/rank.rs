@@ -103,6 +103,9 @@ pub fn run(
                 cause: error.cause,
             });
             eprintln!("executor: {}", error.message);
+            if panicked.is_err() {
+                outbox.report(ExecutorReport::Panicked { task });
+            }
             outbox.report(ExecutorReport::RankFailed { task, error });
         }
     }

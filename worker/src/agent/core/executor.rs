@@ -36,6 +36,7 @@ fn task_of(report: &ExecutorReport) -> Option<u64> {
         | ExecutorReport::Checkpoint { task, .. }
         | ExecutorReport::RankFinished { task, .. }
         | ExecutorReport::RankFailed { task, .. }
+        | ExecutorReport::Panicked { task }
         | ExecutorReport::Log { task, .. } => Some(*task),
     }
 }
@@ -95,6 +96,10 @@ impl Core {
             }
             (ExecutorReport::RankFailed { error, .. }, Work::Rank { .. }) => {
                 self.ended(index, Some(error));
+            }
+            (ExecutorReport::Panicked { .. }, _) => {
+                running.has_panicked = true;
+                slot.is_ready = false;
             }
             (ExecutorReport::Log { line, .. }, work) => {
                 let (job, lines) = (work.job(), vec![cut(line)]);
@@ -191,13 +196,14 @@ impl Core {
     }
 
     /// Reports the work of a dead executor (`AGENT-3`). It computes items in the order of their
-    /// lease, so the first open one is what it died with.
+    /// lease, so the first open one is what it died with, unless it told of a panic: then it has
+    /// reported the item that it died with.
     fn died(&mut self, running: Running, message: &str) {
         let error = |cause| WorkError {
             message: cut(message.to_owned()),
             cause,
         };
-        let cause = if running.is_delivered {
+        let cause = if running.is_delivered && !running.has_panicked {
             FailureCause::Failed
         } else {
             FailureCause::Lost
