@@ -6,6 +6,7 @@ use evoring_protocol::WorkerId;
 use evoring_protocol::limits::WORKER_SLOTS;
 use evoring_worker::agent::session::Address;
 use evoring_worker::agent::{Settings, run};
+use evoring_worker::host_files;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -96,6 +97,10 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
     });
     // Threads that wait for executors end with them; they are killed by now.
     runtime.shutdown_background();
+    // Which is why they could not remove what they had in common.
+    if let Err(error) = host_files::sweep(&host_files::default_folder()) {
+        tracing::warn!("shared activations are not removed: {error}");
+    }
     outcome
 }
 

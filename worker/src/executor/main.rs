@@ -5,6 +5,7 @@
 //! panic of a kernel is reported; the process then ends with [`EXIT_PANIC`] and the agent starts a
 //! fresh one.
 
+mod activations;
 mod inbox;
 mod inherited;
 mod items;
@@ -12,6 +13,7 @@ mod outbox;
 mod panic;
 mod rank;
 
+use activations::HostActivations;
 use anyhow::Context as _;
 use clap::Parser;
 use evoring_kernels::evaluator::Evaluator;
@@ -75,10 +77,12 @@ fn run(arguments: Arguments) -> anyhow::Result<End> {
     outbox.report(ExecutorReport::Ready {
         numerics: evoring_kernels::numerics_class(),
     });
+    let activations =
+        HostActivations::open(arguments.slot, evoring_worker::host_files::default_folder());
     let mut executor = Executor {
         slot: arguments.slot,
         scratch: arguments.scratch,
-        evaluator: Evaluator::default(),
+        evaluator: Evaluator::new(Box::new(activations)),
         outbox,
     };
     // Ends when the agent closes the socket.

@@ -6,7 +6,8 @@
 //! exactly the same whether a removed input is left out or multiplied by zero.
 #![expect(
     unsafe_code,
-    reason = "functions compiled for AVX2 may only be called after it was detected"
+    reason = "functions compiled for AVX2 may only be called after it was detected; values are seen \
+              as bytes and bytes as values"
 )]
 
 /// Images side by side.
@@ -23,6 +24,28 @@ pub struct Lanes(pub [f32; LANES]);
 impl Lanes {
     /// Sixteen zeros.
     pub const ZERO: Self = Self([0.0; LANES]);
+
+    /// The bytes of values, in the order of this machine.
+    pub fn as_bytes(values: &[Self]) -> &[u8] {
+        // SAFETY: `Lanes` is sixteen floats without padding, and any byte is a `u8`.
+        let (before, bytes, behind) = unsafe { values.align_to::<u8>() };
+        debug_assert!(before.is_empty() && behind.is_empty());
+        bytes
+    }
+
+    /// Bytes as values; `None` unless they are a whole number of them and lie as values do.
+    pub fn from_bytes(bytes: &[u8]) -> Option<&[Self]> {
+        // SAFETY: any bytes are floats.
+        let (before, values, behind) = unsafe { bytes.align_to::<Self>() };
+        (before.is_empty() && behind.is_empty()).then_some(values)
+    }
+
+    /// Like [`Lanes::from_bytes`], to write.
+    pub fn from_bytes_mut(bytes: &mut [u8]) -> Option<&mut [Self]> {
+        // SAFETY: any bytes are floats, and any floats are bytes.
+        let (before, values, behind) = unsafe { bytes.align_to_mut::<Self>() };
+        (before.is_empty() && behind.is_empty()).then_some(values)
+    }
 }
 
 /// Where the windows of a convolution lie in its input planes.
@@ -103,6 +126,27 @@ fn accumulate_with(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Claim: values and their bytes are two views of one memory, and bytes that are no whole
+    /// values or lie elsewhere are refused. Method: there and back; too few bytes, one byte later.
+    #[test]
+    fn bytes_are_a_view_of_values() {
+        let values: Vec<Lanes> = (0..3)
+            .map(|index| Lanes(std::array::from_fn(|lane| (index * LANES + lane) as f32)))
+            .collect();
+        let bytes = Lanes::as_bytes(&values);
+        assert_eq!(bytes[..4], 0f32.to_ne_bytes());
+        assert_eq!(bytes[bytes.len() - 4..], 47f32.to_ne_bytes());
+        assert_eq!(Lanes::from_bytes(bytes), Some(&values[..]));
+        assert_eq!(Lanes::from_bytes(&bytes[..100]), None);
+        assert_eq!(Lanes::from_bytes(&bytes[1..65]), None);
+        let mut bytes = [Lanes::ZERO; 1];
+        // SAFETY: any byte is a `u8`, and whatever is written are floats.
+        let (_, bytes, _) = unsafe { bytes.align_to_mut::<u8>() };
+        assert_eq!(Lanes::from_bytes_mut(&mut bytes[1..]), None);
+        Lanes::from_bytes_mut(bytes).unwrap()[0].0[1] = 2.0;
+        assert_eq!(bytes[4..8], 2f32.to_ne_bytes());
+    }
 
     /// Claim: with and without vector instructions the bits are the same, and they are those of a
     /// plain chain of fused multiply-adds. Method: compare all three on random values.

@@ -3,7 +3,7 @@
 //! The masked full net is never run. A chromosome's physically small net is, and of that only what
 //! no other chromosome has computed before:
 //! - the first layer with all its filters once for each (weights, part of the data): a chromosome
-//!   only chooses among its outputs;
+//!   only chooses among its outputs, which engines may have in common ([`activations`]);
 //! - behind it, outputs of filters are shared by all chromosomes with equal genes in front of them
 //!   (`shared`).
 //!
@@ -11,6 +11,7 @@
 //! there is no limit below which a layer is too narrow to be fast. A chromosome's answer depends
 //! neither on its neighbours nor on the batch nor on what was shared, bit for bit.
 
+pub mod activations;
 pub mod lanes;
 mod plan;
 mod shared;
@@ -18,6 +19,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
+use activations::{ActivationStore, Activations, FirstStage, PrivateActivations};
 use evoring_jobs::calls::Score;
 use evoring_jobs::evolution::Chromosome;
 use evoring_jobs::network::NetworkSpec;
@@ -26,9 +28,12 @@ use plan::Plan;
 use shared::{Entries, Entry};
 use stage::{Packed, apply};
 
-/// Bytes of shared values that one [`Engine`] keeps. 2,000 images of LeNet take 18 MB for the first
+/// Bytes of shared values that one [`Engine`] keeps. 2,000 images of LeNet take 23 MB for the first
 /// layer and at most 6.4 MB for the second and 4 MB for the third behind each different choice of
 /// genes in front; a population of 32 fits with room to spare.
+///
+/// The first layer's values take at most half of it. Where engines have them in common they are
+/// counted in each, but there only once on the host.
 pub const SHARED_BYTES: usize = 384 << 20;
 
 /// Scores chromosomes of one network with one set of weights on one part of the data.
@@ -41,7 +46,7 @@ pub struct Engine {
     input: Vec<Lanes>,
     /// First stage, all filters: `[block][filter][value]`, of as many blocks as half of the bound
     /// has room for.
-    first: Vec<Lanes>,
+    first: Box<dyn Activations>,
     entries: Entries,
     /// Outputs of each stage for one block, where they are not shared.
     unshared: Vec<Vec<Lanes>>,
@@ -57,23 +62,26 @@ struct Step {
 
 impl Engine {
     /// `images` is `[image][channel][row][column]`, normalised; `tensor` gives the weights by layer
-    /// and name. The network must have passed `validate`.
+    /// and name. The network must have passed `validate`. Nothing is shared with other engines.
     pub fn new(
         spec: &NetworkSpec,
         tensor: impl Fn(usize, &str) -> Vec<f32>,
         images: &[f32],
         labels: &[u32],
     ) -> Self {
-        Self::with_limit(spec, tensor, images, labels, SHARED_BYTES)
+        let store = &PrivateActivations;
+        Self::with_store(spec, tensor, images, labels, SHARED_BYTES, store)
     }
 
-    /// Like [`Engine::new`] with another bound in bytes on what is shared.
-    pub fn with_limit(
+    /// Like [`Engine::new`] with another bound in bytes on what is shared, and with the first
+    /// stage's outputs from `store`.
+    pub fn with_store(
         spec: &NetworkSpec,
         tensor: impl Fn(usize, &str) -> Vec<f32>,
         images: &[f32],
         labels: &[u32],
         limit_bytes: usize,
+        store: &dyn ActivationStore,
     ) -> Self {
         let plan = Plan::new(spec, tensor);
         let unshared: Vec<Vec<Lanes>> = plan
@@ -86,13 +94,13 @@ impl Engine {
             input: interleave(spec, &plan, images),
             plan,
             labels: labels.to_vec(),
-            first: Vec::new(),
+            first: Box::new(Vec::new()),
             entries: Entries::new(0),
             unshared,
             scratch: Vec::new(),
             multiplications: 0,
         };
-        engine.share_first(limit_bytes);
+        engine.share_first(limit_bytes, store);
         engine
     }
 
@@ -105,22 +113,37 @@ impl Engine {
         self.labels.len().div_ceil(LANES)
     }
 
-    /// Computes the first stage for as many blocks as fit into half of the bound.
-    fn share_first(&mut self, limit_bytes: usize) {
-        let each = self.unshared.first().map_or(0, Vec::len);
+    /// Obtains the first stage's outputs for as many blocks as fit into half of the bound.
+    fn share_first(&mut self, limit_bytes: usize, store: &dyn ActivationStore) {
+        let output_values = self.unshared[0].len();
         // With one stage there is nothing to share: the logits are the whole net.
         let room = if self.plan.stages.len() < 2 {
             0
         } else {
-            limit_bytes / 2 / size_of::<Lanes>() / each.max(1)
+            limit_bytes / 2 / size_of::<Lanes>() / output_values.max(1)
         };
-        let packed = self.pack_first();
-        for block in 0..self.blocks().min(room) {
-            self.run_first(&packed, block);
-            self.first.extend_from_slice(&self.unshared[0]);
+        let blocks = self.blocks().min(room);
+        if blocks > 0 {
+            let packed = self.pack_first();
+            let stage = &self.plan.stages[0];
+            let input_values = stage.channels * stage.input.values();
+            let first = FirstStage {
+                stage,
+                packed: &packed,
+                input: &self.input[..blocks * input_values],
+                input_values,
+                output_values,
+            };
+            let scratch = &mut self.scratch;
+            let mut fill = |values: &mut [Lanes]| first.fill(values, scratch);
+            self.first = store.obtain(&first.key(), first.count(), &mut fill);
         }
-        let rest = limit_bytes.saturating_sub(self.first.len() * size_of::<Lanes>());
+        let rest = limit_bytes.saturating_sub(self.first_bytes());
         self.entries = Entries::new(rest);
+    }
+
+    fn first_bytes(&self) -> usize {
+        size_of_val(self.first.lanes())
     }
 
     fn pack_first(&self) -> Packed {
@@ -172,18 +195,15 @@ impl Engine {
         let last = self.plan.stages.len() - 1;
         let mut entries: Vec<Option<Entry>> = (0..=last).map(|_| None).collect();
         let steps = self.steps(chromosome, &kept, &mut entries);
-        let first = if self.first.len() < self.blocks() * self.unshared[0].len() {
-            Some(self.pack_first())
-        } else {
-            None
-        };
         let blocks = self.blocks();
+        let is_partial = self.first.lanes().len() < blocks * self.unshared[0].len();
+        let first = is_partial.then(|| self.pack_first());
         let begin = steps.iter().position(Option::is_some).unwrap_or(last);
         for block in 0..blocks {
             let each = self.unshared[0].len();
-            let first_block = self.first.get(block * each..(block + 1) * each);
+            let is_shared = self.first.lanes().len() >= (block + 1) * each;
             if begin <= 1
-                && first_block.is_none()
+                && !is_shared
                 && let Some(packed) = &first
             {
                 self.run_first(packed, block);
@@ -265,6 +285,7 @@ impl Engine {
             }
             1 => self
                 .first
+                .lanes()
                 .get(block * each..(block + 1) * each)
                 .unwrap_or(&unshared_before[0]),
             _ => match &before[index - 1] {
@@ -290,9 +311,9 @@ impl Engine {
         self.multiplications
     }
 
-    /// Bytes of shared values held now.
+    /// Bytes of shared values held now, those that other engines have in common included.
     pub fn shared_bytes(&self) -> usize {
-        self.entries.bytes() + self.first.len() * size_of::<Lanes>()
+        self.entries.bytes() + self.first_bytes()
     }
 }
 

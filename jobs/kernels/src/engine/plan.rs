@@ -3,6 +3,7 @@
 use super::lanes::{Lanes, Windows};
 use crate::forward::BATCH_NORM_EPSILON;
 use evoring_jobs::network::{Layer, NetworkSpec, Shape};
+use evoring_protocol::Digest;
 
 /// Something that is done to the values of one filter.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,6 +98,53 @@ impl Stage {
     /// Bias of a filter.
     pub fn bias(&self, filter: usize) -> f32 {
         self.biases[filter]
+    }
+
+    /// Digest of everything that decides the stage's outputs for an input.
+    pub fn digest(&self) -> Digest {
+        // Taken apart, so that no field can be forgotten.
+        let Self {
+            layer: _,
+            filters,
+            channels,
+            input,
+            taps,
+            windows,
+            ops,
+            output,
+            weights,
+            biases,
+        } = self;
+        let mut text = Vec::new();
+        let numbers = |text: &mut Vec<u8>, numbers: &[usize]| {
+            text.extend((numbers.len() as u64).to_le_bytes());
+            text.extend(numbers.iter().flat_map(|n| (*n as u64).to_le_bytes()));
+        };
+        let floats = |text: &mut Vec<u8>, floats: &[f32]| {
+            text.extend((floats.len() as u64).to_le_bytes());
+            text.extend(floats.iter().flat_map(|value| value.to_le_bytes()));
+        };
+        numbers(&mut text, &[*filters, *channels]);
+        for plane in [input, output] {
+            numbers(&mut text, &[plane.height, plane.width, plane.padding]);
+        }
+        numbers(&mut text, &[windows.height, windows.width, windows.stride]);
+        let taps: Vec<usize> = taps.iter().map(|tap| *tap as usize).collect();
+        numbers(&mut text, &taps);
+        for op in ops {
+            match op {
+                Op::Affine { per_filter, pairs } => {
+                    numbers(&mut text, &[0, *per_filter]);
+                    let pairs = pairs.iter().flat_map(|(scale, shift)| [*scale, *shift]);
+                    floats(&mut text, &pairs.collect::<Vec<f32>>());
+                }
+                Op::Relu => numbers(&mut text, &[1]),
+                Op::MaxPool(size) => numbers(&mut text, &[2, *size]),
+            }
+        }
+        floats(&mut text, weights);
+        floats(&mut text, biases);
+        Digest::of(&text)
     }
 
     /// Values that [`Op`]s see first: the outputs of one filter.

@@ -6,6 +6,10 @@ use crate::masked;
 use crate::weights::{Weights, float_values};
 use evoring_jobs::network::Layer;
 use evoring_jobs::random::{Purpose, Stream};
+use evoring_protocol::Digest;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use tch::Tensor;
 
 /// A net with weights as after some training: batch norm has statistics and scales.
@@ -45,8 +49,13 @@ impl Case {
     }
 
     fn engine(&self, limit_bytes: usize) -> Engine {
+        self.engine_with(limit_bytes, &PrivateActivations)
+    }
+
+    fn engine_with(&self, limit_bytes: usize, store: &dyn ActivationStore) -> Engine {
         let tensor = |layer: usize, name: &str| float_values(self.weights.tensor(layer, name));
-        Engine::with_limit(&self.spec, tensor, &self.images, &self.labels, limit_bytes)
+        let (images, labels) = (&self.images, &self.labels);
+        Engine::with_store(&self.spec, tensor, images, labels, limit_bytes, store)
     }
 
     fn tensor(&self) -> Tensor {
@@ -250,4 +259,104 @@ fn little_memory(spec: &NetworkSpec) -> usize {
         .max()
         .unwrap_or_default();
     8 * LANES * size_of::<f32>() * outputs as usize
+}
+
+/// What engines of one process have in common; counts how often it was computed.
+#[derive(Debug, Default)]
+struct Common {
+    known: Mutex<BTreeMap<Digest, Arc<Vec<Lanes>>>>,
+    fills: AtomicUsize,
+}
+
+impl Activations for Arc<Vec<Lanes>> {
+    fn lanes(&self) -> &[Lanes] {
+        self
+    }
+}
+
+impl ActivationStore for Common {
+    fn obtain(
+        &self,
+        key: &Digest,
+        count: usize,
+        fill: &mut dyn FnMut(&mut [Lanes]),
+    ) -> Box<dyn Activations> {
+        let mut known = self.known.lock().unwrap();
+        let values = known.entry(*key).or_insert_with(|| {
+            self.fills.fetch_add(1, Ordering::Relaxed);
+            let mut values = vec![Lanes::ZERO; count];
+            fill(&mut values);
+            // Computing it again in the same place, as a store may, changes nothing.
+            fill(&mut values);
+            Arc::new(values)
+        });
+        Box::new(values.clone())
+    }
+}
+
+/// Claim: engines with equal first layer and images take the first layer's outputs from one place
+/// and give the logits, from which scores are counted, of an engine of their own, bit for bit,
+/// whether all blocks fit or some. Method: a store that counts, two engines each with plenty and
+/// with little memory.
+#[test]
+fn engines_have_the_first_layer_in_common() {
+    for case in cases() {
+        let store = Common::default();
+        for limit_bytes in [SHARED_BYTES, little_memory(&case.spec)] {
+            let before = store.fills.load(Ordering::Relaxed);
+            let mut engines = [(); 2].map(|()| case.engine_with(limit_bytes, &store));
+            let fills = store.fills.load(Ordering::Relaxed) - before;
+            assert!(fills <= 1, "{}: {fills} times", case.spec.name);
+            assert!(fills == 1 || limit_bytes < SHARED_BYTES);
+            let mut own = case.engine(limit_bytes);
+            for number in 0..3 {
+                let chromosome = case.chromosome(number);
+                for engine in &mut engines {
+                    assert_eq!(engine.logits(&chromosome), own.logits(&chromosome));
+                    assert_eq!(engine.shared_bytes(), own.shared_bytes());
+                }
+            }
+        }
+    }
+}
+
+/// Claim: whatever decides the first layer's outputs decides their key, and what comes behind does
+/// not. Method: one change at a time: an image, an image less, a weight, a bias, a statistic of the
+/// batch norm that follows; a weight of a later layer.
+#[test]
+fn keys_follow_the_values() {
+    let case = Case::new(odd_net(), 33);
+    let key = |images: &[f32], change: (usize, &str)| {
+        let store = Common::default();
+        let tensor = |layer: usize, name: &str| {
+            let mut values = float_values(case.weights.tensor(layer, name));
+            if (layer, name) == change {
+                values[0] += 0.25;
+            }
+            values
+        };
+        let labels = vec![0; images.len() / case.spec.input.iter().product::<u32>() as usize];
+        Engine::with_store(&case.spec, tensor, images, &labels, SHARED_BYTES, &store);
+        let known = store.known.into_inner().unwrap();
+        *known.keys().next().unwrap()
+    };
+    let usual = key(&case.images, (0, ""));
+    assert_eq!(usual, key(&case.images, (0, "")));
+    assert_eq!(usual, key(&case.images, (4, "weight")));
+    let mut other = case.images.clone();
+    *other.last_mut().unwrap() += 0.25;
+    let values = case.spec.input.iter().product::<u32>() as usize;
+    let keys = [
+        usual,
+        key(&other, (0, "")),
+        // One block less.
+        key(&case.images[..32 * values], (0, "")),
+        key(&case.images, (0, "running_mean")),
+        key(&case.images, (1, "weight")),
+        key(&case.images, (1, "bias")),
+        key(&case.images, (3, "running_mean")),
+    ];
+    for (index, key) in keys.iter().enumerate() {
+        assert!(!keys[..index].contains(key), "change {index}");
+    }
 }

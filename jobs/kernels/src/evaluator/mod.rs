@@ -7,7 +7,8 @@ mod tests;
 
 use crate::KernelError;
 use crate::data::{self, Side};
-use crate::engine::Engine;
+use crate::engine::activations::{ActivationStore, PrivateActivations};
+use crate::engine::{Engine, SHARED_BYTES};
 use crate::weights::{Weights, float_values};
 use evoring_jobs::calls::{self, PruneEvaluateCall, Score};
 use evoring_jobs::data::{DataSpec, Part};
@@ -37,9 +38,18 @@ pub struct Items<'a> {
 
 /// A long-lived evaluator with bounded caches: data sets ([`data::load`]), and for the networks
 /// evaluated last their weights and what chromosomes share ([`Engine`]).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Evaluator {
     engines: Vec<(EngineKey, Engine)>,
+    /// Keeps what engines of several evaluators may have in common.
+    store: Box<dyn ActivationStore>,
+}
+
+/// Shares nothing with other evaluators.
+impl Default for Evaluator {
+    fn default() -> Self {
+        Self::new(Box::new(PrivateActivations))
+    }
 }
 
 /// What an engine was made for. `data` names the content of the images.
@@ -52,6 +62,14 @@ struct EngineKey {
 }
 
 impl Evaluator {
+    /// An evaluator whose engines take their first layer's outputs from `store`.
+    pub fn new(store: Box<dyn ActivationStore>) -> Self {
+        Self {
+            engines: Vec::new(),
+            store,
+        }
+    }
+
     /// Runs items one after the other and reports each; stops early when told to.
     pub fn run_items(
         &mut self,
@@ -129,7 +147,10 @@ impl Evaluator {
                 let weights = Weights::load(weights, &key.network)?;
                 let prepared = data::prepare(&key.data, key.part)?;
                 let tensor = |layer: usize, name: &str| float_values(weights.tensor(layer, name));
-                let engine = Engine::new(&key.network, tensor, &prepared.images, &prepared.labels);
+                let (images, labels) = (&prepared.images, &prepared.labels);
+                let store = &*self.store;
+                let engine =
+                    Engine::with_store(&key.network, tensor, images, labels, SHARED_BYTES, store);
                 self.engines.insert(0, (key, engine));
             }
         }
