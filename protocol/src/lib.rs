@@ -23,6 +23,10 @@ pub mod version;
 pub mod work;
 pub mod worker;
 
+/// Exit status of a process that would end in the same way if it were started again: what is
+/// missing or refused has to be seen to first (`EX_CONFIG` of BSD's `sysexits.h`).
+pub const EXIT_HOPELESS: u8 = 78;
+
 pub use digest::Digest;
 pub use error::{ErrorCode, RemoteError};
 pub use ids::*;

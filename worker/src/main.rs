@@ -2,10 +2,10 @@
 
 use anyhow::Context as _;
 use clap::{ArgGroup, Parser};
-use evoring_protocol::WorkerId;
 use evoring_protocol::limits::WORKER_SLOTS;
+use evoring_protocol::{EXIT_HOPELESS, WorkerId};
 use evoring_worker::agent::session::Address;
-use evoring_worker::agent::{Settings, run};
+use evoring_worker::agent::{Hopeless, Settings, run};
 use evoring_worker::host_files;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -58,7 +58,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("evoring-worker: {error:#}");
-            ExitCode::FAILURE
+            match error.is::<Hopeless>() {
+                true => ExitCode::from(EXIT_HOPELESS),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

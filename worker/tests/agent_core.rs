@@ -399,31 +399,36 @@ fn reports_carry_their_session() {
     assert!(sessions(&welcomed).iter().all(|session| *session == 2));
 }
 
-/// AGENT-3: five deaths within a minute end the agent with the last lines; five in five minutes do not.
+/// AGENT-3: five deaths within a minute, never ready in between, end the agent with the last lines;
+/// five in five minutes do not. A library that the loader does not find ends it at once, with what
+/// to do.
 #[test]
 fn an_executor_that_cannot_live_ends_the_agent() {
-    let die = |core: &mut Core, at: u64| {
-        let last_lines = "libtorch_cpu.so: cannot open shared object file".to_owned();
-        core.handle(
-            Event::ExecutorExited {
-                slot: SLOT,
-                process: 0,
-                status: "exit 127".into(),
-                last_lines,
-            },
-            seconds(at),
-        )
+    let die = |core: &mut Core, at: u64, last_lines: &str| {
+        let exit = Event::ExecutorExited {
+            slot: SLOT,
+            process: 0,
+            status: "exit status: 127".into(),
+            last_lines: last_lines.to_owned(),
+        };
+        let actions = core.handle(exit, seconds(at));
+        actions.into_iter().find_map(|action| match action {
+            Action::Exit(message) => Some(message),
+            _ => None,
+        })
     };
+    let illegal = "illegal instruction";
     let mut core = ready_core();
-    let ends = |actions: Vec<Action>| {
-        actions
-            .iter()
-            .any(|a| matches!(a, Action::Exit(text) if text.contains("make setup")))
-    };
-    assert!((0..4).all(|at| !ends(die(&mut core, at))));
-    assert!(ends(die(&mut core, 5)));
+    assert!((0..4).all(|at| die(&mut core, at, illegal).is_none()));
+    assert!(die(&mut core, 5, illegal).unwrap().contains(illegal));
     let mut core = ready_core();
-    assert!((0..5).all(|minute| !ends(die(&mut core, 60 * minute))));
+    assert!((0..5).all(|minute| die(&mut core, 60 * minute, illegal).is_none()));
+    let loader = "evoring-executor: error while loading shared libraries: libtorch_cpu.so: cannot open shared object file: No such file or directory";
+    let message = die(&mut ready_core(), 0, loader).unwrap();
+    assert!(
+        message.contains("libtorch_cpu.so") && message.contains("make setup"),
+        "{message}"
+    );
 }
 
 /// AGENT-4: a rank finishes without a coordinator; its file is stored first, and the result is

@@ -8,6 +8,7 @@
 use super::lines::LineCutter;
 use super::log::BoundedLog;
 use super::restart::{RestartPolicy, Verdict};
+use evoring_protocol::EXIT_HOPELESS;
 use rustix::process::{Pid, Signal};
 use std::ffi::OsString;
 use std::io::PipeReader;
@@ -66,14 +67,15 @@ pub enum ChildEvent {
         /// Exit status or signal.
         status: String,
     },
-    /// It died too often; the message holds its last lines.
+    /// It died too often, or said that it would die again; the message holds its last lines.
     GaveUp {
         /// For people.
         message: String,
     },
 }
 
-/// Runs one child until `stop` says otherwise or it dies too often.
+/// Runs one child until `stop` says otherwise, it dies too often, or it says that it would die again
+/// ([`EXIT_HOPELESS`]).
 pub async fn supervise(
     spec: ChildSpec,
     lifeline: PipeReader,
@@ -91,13 +93,24 @@ pub async fn supervise(
         }
     };
     loop {
-        let status = match run_once(&spec, &lifeline, &log, &mut stop, &events).await {
-            Ok(Some(status)) => status.to_string(),
+        let (status, is_hopeless) = match run_once(&spec, &lifeline, &log, &mut stop, &events).await
+        {
+            Ok(Some(status)) => {
+                let is_hopeless = status.code() == Some(EXIT_HOPELESS.into());
+                (status.to_string(), is_hopeless)
+            }
             Ok(None) => return,
-            Err(error) => format!("cannot be started: {}: {error}", spec.program.display()),
+            Err(error) => {
+                let program = spec.program.display();
+                (format!("cannot be started: {program}: {error}"), false)
+            }
         };
         lock(&log).line(&format!("[evoring] {} ended: {status}", spec.name));
-        match policy.on_death(began.elapsed()) {
+        let verdict = match is_hopeless {
+            true => Verdict::GiveUp,
+            false => policy.on_death(began.elapsed()),
+        };
+        match verdict {
             Verdict::Restart(wait) => {
                 let _ = events.send(ChildEvent::Died {
                     name: spec.name.clone(),
@@ -111,7 +124,7 @@ pub async fn supervise(
             }
             Verdict::GiveUp => {
                 let _ = events.send(ChildEvent::GaveUp {
-                    message: last_words(&spec, &status, &lock(&log)),
+                    message: last_words(&spec, is_hopeless, &status, &lock(&log)),
                 });
                 return;
             }
@@ -193,13 +206,14 @@ async fn copy_output(output: PipeReader, log: Arc<Mutex<BoundedLog>>) {
     cutter.finish(|line| lock(&log).line(line));
 }
 
-fn last_words(spec: &ChildSpec, status: &str, log: &BoundedLog) -> String {
+fn last_words(spec: &ChildSpec, is_hopeless: bool, status: &str, log: &BoundedLog) -> String {
     let lines: String = log.last_lines().map(|line| format!("\n  {line}")).collect();
-    format!(
-        "{} died five times in a minute, the last time with {status}; its last lines ({}):{lines}",
-        spec.name,
-        spec.log.display()
-    )
+    let what = match is_hopeless {
+        true => format!("cannot run here ({status})"),
+        false => format!("died five times in a minute, the last time with {status}"),
+    };
+    let (name, log) = (&spec.name, spec.log.display());
+    format!("{name} {what}; its last lines ({log}):{lines}")
 }
 
 /// A poisoned lock only means that a log line was cut short.

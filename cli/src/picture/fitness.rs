@@ -51,7 +51,8 @@ pub(super) fn draw(data: &PictureData) -> Result<String, DrawError> {
             .label_style(axis_style(15))
             .axis_desc_style(axis_style(17))
             .x_label_formatter(&|x| {
-                if x.fract() == 0.0 {
+                // Labels lie where sums of fractions put them.
+                if (x - x.round()).abs() < 1e-9 {
                     format!("{x:.0}")
                 } else {
                     String::new()

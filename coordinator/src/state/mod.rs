@@ -277,6 +277,8 @@ impl State {
                     message: format!("no job {id}; `evoring jobs` lists them"),
                 };
             }
+            // Asked again, by somebody who may not have heard the answer.
+            Some(job) if job.phase == Phase::Cancelled => return Outcome::Done,
             Some(job) if job.work().is_none() => {
                 let message = format!("job {id} has already ended");
                 return Outcome::Refused {

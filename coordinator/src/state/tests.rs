@@ -337,6 +337,33 @@ fn failures_and_losses() {
     assert!(error.contains("was lost 1000 times"), "{error}");
 }
 
+// Claim: cancelling is idempotent, for whoever did not hear the first answer; a job that ended
+// otherwise is not cancelled any more.
+// Method: cancel twice, and cancel a job that failed.
+#[test]
+fn cancelling_again_changes_nothing() {
+    let mut log = Log::default();
+    log.one(submission(0));
+    log.one(submission(1));
+    let cancel = |job| Command::Cancel { job };
+    assert_eq!(log.one(cancel(JOB_1)).outcomes, [Outcome::Done]);
+    let again = log.one(cancel(JOB_1));
+    assert_eq!(again.outcomes, [Outcome::Done]);
+    assert!(again.effects.is_empty(), "{:?}", again.effects);
+    let failed = Phase::Failed {
+        error: "made up".to_owned(),
+    };
+    log.state.jobs.get_mut(&JobId(2)).unwrap().phase = failed;
+    let refused = log.one(cancel(JobId(2)));
+    assert!(matches!(
+        refused.outcomes[..],
+        [Outcome::Refused {
+            code: ErrorCode::Invalid,
+            ..
+        }]
+    ));
+}
+
 // Claim: a cluster that has run many jobs takes more: the oldest ended ones go, with their keys;
 // what is active stays.
 // Method: a state that holds as many jobs as allowed, the first one active.

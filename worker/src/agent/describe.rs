@@ -2,17 +2,27 @@
 
 use std::time::Duration;
 
+/// The line by which the system's loader tells that the program lacks a library; whoever starts the
+/// program again gets it again.
+pub fn missing_library(last_lines: &str) -> Option<&str> {
+    let is_loader = |line: &&str| {
+        line.contains("error while loading shared libraries")
+            && line.contains("cannot open shared object file")
+    };
+    last_lines.lines().find(is_loader)
+}
+
 /// What to say about an executor's end.
 pub fn describe_exit(status: &str, last_lines: &str) -> String {
-    let is_library_missing = last_lines.contains("cannot open shared object file");
-    if is_library_missing {
-        let line = last_lines
-            .lines()
-            .find(|line| line.contains("cannot open shared object file"))
-            .unwrap_or_default();
-        return format!(
-            "{status}: {line}. A library of libtorch is missing: run `make setup`, which fetches it"
-        );
+    if let Some(line) = missing_library(last_lines) {
+        let is_libtorch = ["libtorch", "libc10", "libgomp"]
+            .iter()
+            .any(|name| line.contains(name));
+        let what_to_do = match is_libtorch {
+            true => "A library of libtorch is missing: run `make setup`, which fetches it",
+            false => "Install the system's package that has this library",
+        };
+        return format!("{status}: {line}. {what_to_do}");
     }
     match last_lines.lines().last() {
         Some(line) => format!("{status}: {line}"),
@@ -40,6 +50,15 @@ mod tests {
         assert!(
             text.contains("libtorch_cpu.so") && text.contains("make setup"),
             "{text}"
+        );
+        let text = describe_exit("exit status: 127", &line.replace("torch_cpu", "ssl"));
+        assert!(
+            text.contains("libssl.so") && !text.contains("make setup"),
+            "{text}"
+        );
+        assert_eq!(
+            missing_library("panic: cannot open shared object file"),
+            None
         );
         assert_eq!(
             describe_exit("signal: 9 (SIGKILL)", ""),

@@ -14,4 +14,4 @@ pub mod run;
 pub mod session;
 pub mod work;
 
-pub use run::{Settings, run};
+pub use run::{Hopeless, Settings, run};

@@ -45,6 +45,11 @@ pub struct Settings {
     pub http: SocketAddr,
 }
 
+/// Why an agent ended that would end so again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Hopeless(String);
+
 /// Runs the agent until `stop` completes or it cannot go on.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let identity = Identity::load(&settings.identity)?;
@@ -210,7 +215,7 @@ impl Agent {
             } => self.executors.send(slot, Some(process), *command),
             Action::Count(counter) => self.count(counter),
             Action::Log(line) => tracing::info!("{line}"),
-            Action::Exit(message) => anyhow::bail!(message),
+            Action::Exit(message) => return Err(Hopeless(message).into()),
         }
         Ok(None)
     }

@@ -214,7 +214,7 @@ pub enum Action {
     Count(Counter),
     /// A line for the agent's own log.
     Log(String),
-    /// End the agent with an error.
+    /// End the agent with an error that it would meet again.
     Exit(String),
 }
 

@@ -2,7 +2,7 @@
 
 use super::reports::fitting;
 use super::{Core, Slot};
-use crate::agent::describe::{describe_exit, restart_wait};
+use crate::agent::describe::{describe_exit, missing_library, restart_wait};
 use crate::agent::work::{Action, Counter, Purpose, Running, Work};
 use crate::text::{bounded, cut};
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
@@ -182,7 +182,9 @@ impl Core {
         if let Some(running) = running.filter(|running| running.stopping_since.is_none()) {
             self.died(running, &message);
         }
-        if deaths >= DEATHS {
+        if missing_library(&last_lines).is_some() {
+            self.actions.push(Action::Exit(message));
+        } else if deaths >= DEATHS {
             let message = format!(
                 "{message}; {deaths} deaths within a minute. Its last lines:\n{last_lines}"
             );
