@@ -1,11 +1,13 @@
 //! A local cluster of true processes, and what a user can ask it.
 
 use crate::binaries;
+use crate::namespace::{NotAllowed, with_tmpfs};
+use crate::process::Process;
 use evoring_protocol::event::{Event, EventKind};
 use serde_json::Value;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -25,7 +27,8 @@ pub fn alone() -> MutexGuard<'static, ()> {
 /// An `evoring local`, stopped and reaped when dropped.
 #[derive(Debug)]
 pub struct Cluster {
-    child: Child,
+    // Dropped before the folder is.
+    local: Process,
     folder: TempDir,
 }
 
@@ -44,36 +47,33 @@ impl Cluster {
     }
 
     /// [`Cluster::start`] with a file system of `bytes` for the coordinator's own files, which only
-    /// the cluster's processes see (a tmpfs in a mount namespace).
+    /// the cluster's processes see.
+    ///
+    /// # Errors
+    /// If the machine lets nobody mount one.
     ///
     /// # Panics
     /// If they do not come up.
-    pub fn start_on_small_disk(workers: usize, bytes: u64) -> Self {
+    pub fn start_on_small_disk(workers: usize, bytes: u64) -> Result<Self, NotAllowed> {
         let folder = TempDir::new().expect("a temporary folder");
         let disk = folder.path().join("cluster").join("coordinator");
         std::fs::create_dir_all(&disk).expect("a folder to mount on");
-        let script = format!("mount -t tmpfs -o size={bytes} none \"$0\" && exec \"$@\"");
-        let mut command = Command::new("unshare");
-        command
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
-            .arg(disk)
-            .arg(binaries::binary("evoring"));
-        Self::start_by(command, folder, workers)
+        let command = with_tmpfs(&disk, bytes, &binaries::binary("evoring"))?;
+        Ok(Self::start_by(command, folder, workers))
     }
 
     fn start_by(mut evoring: Command, folder: TempDir, workers: usize) -> Self {
         let log = File::create(folder.path().join("local.log")).expect("a log file");
-        let child = evoring
+        evoring
             .args(["local", "--workers", &workers.to_string(), "--dir"])
             .arg(folder.path().join("cluster"))
             // The list of clusters that run is the user's.
             .env("XDG_STATE_HOME", folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("evoring starts");
-        let cluster = Self { child, folder };
+            .stderr(log);
+        let local = Process::spawn(&mut evoring);
+        let cluster = Self { local, folder };
         cluster.wait_for(&format!("{workers} workers with executors"), || {
             let views = cluster.workers()?;
             let ready = views
@@ -91,7 +91,7 @@ impl Cluster {
 
     /// The coordinator's folder as its process sees it.
     pub fn coordinator_folder(&self) -> PathBuf {
-        let seen = format!("/proc/{}/root", self.child.id());
+        let seen = format!("/proc/{}/root", self.local.id());
         let folder = self.folder().join("coordinator");
         Path::new(&seen).join(folder.strip_prefix("/").expect("an absolute path"))
     }
@@ -228,16 +228,6 @@ impl Cluster {
             text.push_str(&format!("--- {}\n{}\n", path.display(), tail.join("\n")));
         }
         text
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if let Some(process) = rustix::process::Pid::from_raw(self.child.id() as i32) {
-            // Already gone is as good.
-            let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
-        }
-        let _ = self.child.wait();
     }
 }
 

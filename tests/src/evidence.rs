@@ -3,85 +3,158 @@
 //!
 //! An agent or executor that dies alone is reported with what it held. Leases are soft state, so
 //! that a coordinator that dies tells nobody what its workers hold; for it the proof is what was
-//! granted and had no result when its successor took office. A gang counts as held if its roster
-//! stood at that moment and the same demand wrote a checkpoint, or broke, later on.
+//! granted and had no result when its successor took office. A rank counts as held if the victim was
+//! a member of the roster that stood when it was struck, and that very roster broke (see `rosters`).
+//! Of a coordinator that died alone, a gang counts as held if its roster stood at that moment and the
+//! same demand wrote a checkpoint, or broke, later on.
+
+mod rosters;
 
 use crate::cluster::stage_of;
 use crate::scenario::{Struck, Victim};
 use evoring_protocol::event::{Event, EventKind};
 use evoring_protocol::{DemandId, ItemIndex, JobId, WorkerId};
+use rosters::LostRoster;
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use rosters::is_growth;
 
 /// An item of a map of a job.
 type Item = (JobId, DemandId, ItemIndex);
 
 /// Whether the events show that a victim died within the stage while it held work.
 pub fn kill_counts(events: &[Event], stage: &str, victim: Victim, struck: &[Struck]) -> bool {
-    let events = within(events, stage);
-    let is_worker = |worker: &WorkerId| struck.iter().any(|s| s.worker == *worker);
-    let is_executor = |process: u32| struck.iter().any(|s| s.executor == i64::from(process));
+    let has_rank = |dead| lost_rosters(events, stage, victim, dead).next().is_some();
+    let has_items = |(dead, since): (&Struck, &[Event])| {
+        died(since, dead, victim).is_some_and(|held| held.items > 0)
+    };
+    let within = within(events, stage);
     match victim {
-        // The other ranks may notice a death before the coordinator does, and break the roster.
-        Victim::Agent => events.iter().any(|event| match &event.kind {
-            EventKind::WorkerLost {
-                worker,
-                held_items,
-                held_ranks,
-                ..
-            } => is_worker(worker) && held_items + held_ranks > 0,
-            _ => is_loss(event, stage),
-        }),
-        Victim::Executor => events.iter().any(|event| match &event.kind {
-            EventKind::ExecutorExited {
-                process,
-                held_items,
-                held_ranks,
-                ..
-            } => is_executor(*process) && held_items + held_ranks > 0,
-            _ => false,
-        }),
-        Victim::Coordinator => held_at_starts(events)
+        // The other ranks may notice a death before the coordinator does, and break the roster:
+        // what the coordinator then says of ranks proves nothing, that the agent is gone does.
+        Victim::Agent => {
+            let has_died = |(dead, since)| died(since, dead, victim).is_some() && has_rank(dead);
+            strikes(within, struck).any(has_items) || strikes(events, struck).any(has_died)
+        }
+        Victim::Executor => {
+            let has_ranks = |(dead, since)| {
+                died(since, dead, victim).is_some_and(|held| held.ranks > 0) && has_rank(dead)
+            };
+            strikes(within, struck).any(|strike| has_items(strike) || has_ranks(strike))
+        }
+        Victim::Coordinator => held_at_starts(within)
             .iter()
             .any(|held| held.has_items() || held.has_gang()),
-        Victim::AgentAndCoordinator => {
-            let mut orphans = orphans(events, struck);
-            orphans.any(|(items, _)| !items.is_empty()) || events.iter().any(|e| is_loss(e, stage))
-        }
+        Victim::AgentAndCoordinator => struck.iter().any(|dead| {
+            let orphans = || orphans(within, dead).is_some_and(|(items, _)| !items.is_empty());
+            !came_back(events, dead) && (orphans() || has_rank(dead))
+        }),
     }
 }
 
 /// Whether what the victim held was run again (a coordinator that died alone needs none of that:
 /// its workers go on).
 pub fn was_tried_again(events: &[Event], stage: &str, victim: Victim, struck: &[Struck]) -> bool {
-    let events = within(events, stage);
-    let retried = |event: &Event| matches!(event.kind, EventKind::ItemsRetried { .. });
-    let is_formed_again = |broken: &Event| {
-        events
-            .iter()
-            .any(|event| match (&event.kind, &broken.kind) {
-                (
-                    EventKind::RosterCommitted { demand, roster, .. },
-                    EventKind::RosterBroken {
-                        demand: d,
-                        roster: r,
-                        ..
-                    },
-                ) => demand == d && roster > r,
-                _ => false,
-            })
+    let within = within(events, stage);
+    let is_retry = |event: &Event| {
+        matches!(event.kind, EventKind::ItemsRetried { .. }) && stage_of(&event.kind) == Some(stage)
     };
-    let gang = || {
-        let mut lost = events.iter().filter(|event| is_loss(event, stage));
-        lost.any(is_formed_again)
+    let has_retry = |dead: &Struck| after(within, dead.seen).iter().any(is_retry);
+    let has_new_roster = |dead: &Struck| {
+        let mut lost = lost_rosters(events, stage, victim, dead);
+        lost.any(|roster| roster.is_formed_again())
+    };
+    let was_granted = |dead: &Struck| {
+        orphans(within, dead).is_some_and(|(items, later)| was_granted(later, &items))
     };
     match victim {
         Victim::Coordinator => true,
-        Victim::Agent | Victim::Executor => events.iter().any(retried) || gang(),
-        Victim::AgentAndCoordinator => {
-            let mut orphans = orphans(events, struck);
-            orphans.any(|(items, later)| was_granted(later, &items)) || gang()
-        }
+        Victim::Agent | Victim::Executor => struck
+            .iter()
+            .any(|dead| has_retry(dead) || has_new_roster(dead)),
+        Victim::AgentAndCoordinator => struck
+            .iter()
+            .any(|dead| was_granted(dead) || has_new_roster(dead)),
     }
+}
+
+/// Rosters of the stage that broke without the victim, one of their members: those that stood when
+/// it was struck or, as nobody tells of a worker that dies with its coordinator, when the next
+/// coordinator took office.
+fn lost_rosters<'a>(
+    events: &'a [Event],
+    stage: &'a str,
+    victim: Victim,
+    dead: &'a Struck,
+) -> impl Iterator<Item = LostRoster<'a>> {
+    let is_start = |event: &&Event| matches!(event.kind, EventKind::CoordinatorStarted { .. });
+    let moment = match victim {
+        Victim::Agent | Victim::Executor => Some(dead.seen),
+        Victim::Coordinator => None,
+        Victim::AgentAndCoordinator => after(events, dead.seen)
+            .iter()
+            .find(is_start)
+            .map(|start| start.number),
+    };
+    let lost = moment.map(|moment| rosters::lost(events, stage, &dead.worker, moment));
+    lost.into_iter().flatten()
+}
+
+/// What a dead agent or executor held, by the report of its death.
+struct HeldAtDeath {
+    items: u32,
+    ranks: u32,
+}
+
+/// The report of the death of the struck agent or executor, if there is one.
+fn died(events: &[Event], dead: &Struck, victim: Victim) -> Option<HeldAtDeath> {
+    events
+        .iter()
+        .find_map(|event| match (&event.kind, victim) {
+            (
+                EventKind::WorkerLost {
+                    worker,
+                    held_items: items,
+                    held_ranks: ranks,
+                    ..
+                },
+                Victim::Agent,
+            ) if *worker == dead.worker => Some((*items, *ranks)),
+            (
+                EventKind::ExecutorExited {
+                    worker,
+                    process,
+                    held_items: items,
+                    held_ranks: ranks,
+                    ..
+                },
+                Victim::Executor,
+            ) if *worker == dead.worker && i64::from(*process) == dead.executor => {
+                Some((*items, *ranks))
+            }
+            _ => None,
+        })
+        .map(|(items, ranks)| HeldAtDeath { items, ranks })
+}
+
+/// Each victim with the events from its strike to the next one: a later strike at the same worker
+/// proves nothing about an earlier one.
+fn strikes<'a>(
+    events: &'a [Event],
+    struck: &'a [Struck],
+) -> impl Iterator<Item = (&'a Struck, &'a [Event])> {
+    let ends = struck.iter().skip(1).map(|next| next.seen);
+    let strikes = struck.iter().zip(ends.chain([u64::MAX]));
+    strikes.map(|(dead, end)| {
+        let since = after(events, dead.seen);
+        let count = since.partition_point(|event| event.number <= end);
+        (dead, &since[..count])
+    })
+}
+
+/// Events with a higher number.
+fn after(events: &[Event], number: u64) -> &[Event] {
+    &events[events.partition_point(|event| event.number <= number)..]
 }
 
 /// Nothing is computed twice that was acknowledged: no item is granted after its result was
@@ -130,6 +203,8 @@ struct Held<'a> {
     items: BTreeMap<Item, BTreeSet<&'a WorkerId>>,
     /// Gangs with a roster; some may have ended without a word.
     gangs: BTreeSet<(JobId, DemandId)>,
+    /// Number of the event of the start.
+    start: u64,
     /// What happened since.
     later: &'a [Event],
 }
@@ -159,6 +234,7 @@ fn held_at_starts(events: &[Event]) -> Vec<Held<'_>> {
             EventKind::CoordinatorStarted { .. } => found.push(Held {
                 items: items.clone(),
                 gangs: gangs.clone(),
+                start: event.number,
                 later: &events[position + 1..],
             }),
             EventKind::LeaseGranted {
@@ -203,20 +279,23 @@ fn held_at_starts(events: &[Event]) -> Vec<Held<'_>> {
     found
 }
 
-/// For each agent that died with a coordinator: the items that it alone held when the next
-/// coordinator took office, and what happened since.
-fn orphans<'a>(
-    events: &'a [Event],
-    struck: &'a [Struck],
-) -> impl Iterator<Item = (BTreeSet<Item>, &'a [Event])> {
-    held_at_starts(events)
-        .into_iter()
-        .zip(struck)
-        .map(|(held, dead)| {
-            let alone = BTreeSet::from([&dead.worker]);
-            let items = held.items.iter().filter(|(_, holders)| **holders == alone);
-            (items.map(|(item, _)| *item).collect(), held.later)
-        })
+/// The items that an agent, dead with its coordinator, alone held when the next one took office, and
+/// what happened since.
+fn orphans<'a>(events: &'a [Event], dead: &Struck) -> Option<(BTreeSet<Item>, &'a [Event])> {
+    let starts = held_at_starts(events);
+    let held = starts.iter().find(|held| held.start > dead.seen)?;
+    let alone = BTreeSet::from([&dead.worker]);
+    let items = held.items.iter().filter(|(_, holders)| **holders == alone);
+    Some((items.map(|(item, _)| *item).collect(), held.later))
+}
+
+/// Whether the agent's process joined again: then it is another one that died.
+fn came_back(events: &[Event], dead: &Struck) -> bool {
+    let is_its = |event: &Event| {
+        matches!(&event.kind, EventKind::WorkerJoined { worker, process, .. }
+            if *worker == dead.worker && i64::from(*process) == dead.agent)
+    };
+    after(events, dead.seen).iter().any(is_its)
 }
 
 /// Whether one of `wanted` was granted, and not as a copy of one that runs.
@@ -236,17 +315,6 @@ fn was_granted(events: &[Event], wanted: &BTreeSet<Item>) -> bool {
     })
 }
 
-/// Whether a gang of the stage lost a member (and did not merely grow).
-fn is_loss(event: &Event, stage: &str) -> bool {
-    matches!(&event.kind, EventKind::RosterBroken { stage: s, .. } if s == stage)
-        && !is_growth(&event.kind)
-}
-
-/// Whether a gang that began on the slots there were takes those that came since.
-pub fn is_growth(kind: &EventKind) -> bool {
-    matches!(kind, EventKind::RosterBroken { reason, .. } if reason.starts_with("the gang grows"))
-}
-
 /// Events from the start of a stage to its end.
 fn within<'a>(events: &'a [Event], stage: &str) -> &'a [Event] {
     let begin = events
@@ -259,165 +327,4 @@ fn within<'a>(events: &'a [Event], stage: &str) -> &'a [Event] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use evoring_protocol::{Attempt, Digest, RosterNumber, SlotIndex};
-
-    const JOB: JobId = JobId(1);
-    const DEMAND: DemandId = DemandId(3);
-    const STAGE: &str = "search";
-
-    fn worker(name: &str) -> WorkerId {
-        WorkerId::new(name).expect("a valid name")
-    }
-
-    fn struck(name: &str) -> Struck {
-        Struck {
-            worker: worker(name),
-            agent: 10,
-            executor: 11,
-        }
-    }
-
-    fn start() -> EventKind {
-        EventKind::CoordinatorStarted {
-            process: 1,
-            term: 1,
-        }
-    }
-
-    fn granted(name: &str, items: &[u32], is_copy: bool) -> EventKind {
-        EventKind::LeaseGranted {
-            job: JOB,
-            demand: DEMAND,
-            stage: STAGE.to_owned(),
-            worker: worker(name),
-            slot: SlotIndex(0),
-            items: items
-                .iter()
-                .map(|index| (ItemIndex(*index), Attempt(1)))
-                .collect(),
-            is_copy,
-        }
-    }
-
-    fn recorded(items: &[u32]) -> EventKind {
-        EventKind::ItemsRecorded {
-            job: JOB,
-            demand: DEMAND,
-            stage: STAGE.to_owned(),
-            items: items.iter().map(|index| ItemIndex(*index)).collect(),
-        }
-    }
-
-    fn committed() -> EventKind {
-        EventKind::RosterCommitted {
-            job: JOB,
-            demand: DEMAND,
-            stage: STAGE.to_owned(),
-            roster: RosterNumber(1),
-            members: vec![(worker("w1"), SlotIndex(0))],
-            resume_step: 0,
-        }
-    }
-
-    fn checkpointed(demand: DemandId) -> EventKind {
-        EventKind::Checkpointed {
-            job: JOB,
-            demand,
-            step: 10,
-            digest: Digest([0; 32]),
-        }
-    }
-
-    /// The stage's events: its start, then `kinds`.
-    fn events(kinds: Vec<EventKind>) -> Vec<Event> {
-        let stage = STAGE.to_owned();
-        let begin = EventKind::StageStarted { job: JOB, stage };
-        let numbered = std::iter::once(begin).chain(kinds).zip(1..);
-        numbered
-            .map(|(kind, number)| Event {
-                number,
-                time_ms: 0,
-                kind,
-            })
-            .collect()
-    }
-
-    // Claim: a coordinator's death counts only if something was granted and had no result, or a
-    // gang went on. Method: the same stage with and without it.
-    #[test]
-    fn coordinator_must_hold_work() {
-        let counts = |kinds| kill_counts(&events(kinds), STAGE, Victim::Coordinator, &[]);
-        assert!(counts(vec![
-            granted("w1", &[0, 1], false),
-            recorded(&[0]),
-            start()
-        ]));
-        assert!(!counts(vec![
-            granted("w1", &[0], false),
-            recorded(&[0]),
-            start()
-        ]));
-        assert!(!counts(vec![start(), granted("w1", &[0], false)]));
-        assert!(counts(vec![committed(), start(), checkpointed(DEMAND)]));
-        assert!(!counts(vec![
-            committed(),
-            start(),
-            checkpointed(DemandId(9))
-        ]));
-        assert!(!counts(vec![committed(), checkpointed(DEMAND), start()]));
-    }
-
-    // Claim: an agent that died with its coordinator counts if it alone held an item, and the item
-    // must be granted again, not merely copied. Method: two workers, one of them dead.
-    #[test]
-    fn orphans_are_granted_again() {
-        let (dead, victim) = ([struck("w1")], Victim::AgentAndCoordinator);
-        let before = |more: Vec<EventKind>| {
-            let mut kinds = vec![granted("w1", &[0], false), granted("w2", &[1], false)];
-            kinds.extend(more);
-            events(kinds)
-        };
-        let counts = |more| kill_counts(&before(more), STAGE, victim, &dead);
-        assert!(counts(vec![start()]));
-        assert!(!counts(vec![recorded(&[0]), start()]));
-        assert!(!counts(vec![granted("w2", &[0], true), start()]));
-        let again = |more| was_tried_again(&before(more), STAGE, victim, &dead);
-        assert!(again(vec![start(), granted("w2", &[0], false)]));
-        assert!(!again(vec![start(), granted("w2", &[0], true)]));
-        assert!(!again(vec![start(), granted("w1", &[1], false)]));
-    }
-
-    // Claim: an executor's death counts for the process that was killed alone. Method: the same
-    // event with another process.
-    #[test]
-    fn executor_is_the_one_that_was_killed() {
-        let exited = |process| EventKind::ExecutorExited {
-            worker: worker("w1"),
-            slot: SlotIndex(0),
-            process,
-            held_items: 1,
-            held_ranks: 0,
-            status: "signal: 9".to_owned(),
-        };
-        let counts = |kind| {
-            kill_counts(
-                &events(vec![kind]),
-                STAGE,
-                Victim::Executor,
-                &[struck("w1")],
-            )
-        };
-        assert!(counts(exited(11)));
-        assert!(!counts(exited(12)));
-    }
-
-    // Claim: a grant after a result is found. Method: the same item before and after its result.
-    #[test]
-    #[should_panic(expected = "granted again with a result")]
-    fn repetition_is_found() {
-        let grant = || granted("w1", &[0], false);
-        assert_nothing_recorded_is_repeated(&events(vec![grant(), recorded(&[0]), grant()]));
-    }
-}
+mod tests;

@@ -36,6 +36,8 @@ pub struct Struck {
     pub agent: i64,
     /// Process of its only executor.
     pub executor: i64,
+    /// Number of the last event that had happened for certain before the signal.
+    pub seen: u64,
 }
 
 /// Most kills of one scenario; a fifth death within a minute would end the cluster.
@@ -131,7 +133,8 @@ fn strike(cluster: &Cluster, victim: Victim, kills: usize) -> Option<Struck> {
         let workers = cluster.workers()?;
         let worker = workers.get(kills % workers.len().max(1))?;
         let is_busy = worker["busy"].as_u64().is_some_and(|busy| busy > 0);
-        whole(worker).filter(|_| is_busy)
+        let seen = cluster.events()?.last()?.number;
+        whole(worker, seen).filter(|_| is_busy)
     });
     match victim {
         Victim::Executor => kill(struck.executor),
@@ -145,8 +148,8 @@ fn strike(cluster: &Cluster, victim: Victim, kills: usize) -> Option<Struck> {
     Some(struck)
 }
 
-/// A connected worker's processes; `None` while one of them is missing.
-fn whole(worker: &Value) -> Option<Struck> {
+/// A connected worker's processes, after event `seen`; `None` while one of them is missing.
+fn whole(worker: &Value, seen: u64) -> Option<Struck> {
     let [executor] = executors(worker)[..] else {
         return None;
     };
@@ -155,6 +158,7 @@ fn whole(worker: &Value) -> Option<Struck> {
         worker: WorkerId::new(worker["worker"].as_str().expect("a name")).expect("a valid name"),
         agent,
         executor,
+        seen,
     })
 }
 
@@ -163,8 +167,8 @@ fn assert_agents_live(cluster: &Cluster, struck: &[Struck]) {
     for before in struck {
         let after = cluster.wait_for("the worker with a new executor", || {
             let workers = cluster.workers()?;
-            let now = workers.iter().filter_map(whole);
-            now.into_iter().find(|now| now.worker == before.worker)
+            let mut now = workers.iter().filter_map(|w| whole(w, before.seen));
+            now.find(|now| now.worker == before.worker)
         });
         assert_eq!(
             after.agent, before.agent,

@@ -1,19 +1,24 @@
 //! Claim: what cannot work is refused, at once and with the reason, and costs the cluster nothing.
 //!
 //! Method: the real binaries on loopback; broken data files, wrong job files, gangs that do not
-//! fit, certificates of another cluster. What `run` refuses before it starts anything beside wrong
+//! fit, certificates of another cluster, ports that are taken, an executor without libtorch. What `run` refuses before it starts anything beside wrong
 //! fields is tested in `cli/tests`, a client's messages to a coordinator in `coordinator/tests`.
 
 use evoring_protocol::JobId;
 use evoring_protocol::event::{Event, EventKind};
 use evoring_tests::binaries;
-use evoring_tests::cluster::{Cluster, alone, run_at};
+use evoring_tests::cluster::{Cluster, alone, run_at, wait_for};
 use evoring_tests::evidence::is_growth;
 use evoring_tests::images::{self, IMAGES_HEADER, SIDE, TEST};
 use evoring_tests::job::PruneJob;
+use evoring_tests::process::{Process, living_with};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// A file of a data set that is damaged, and what is said about it.
@@ -291,4 +296,187 @@ fn foreign_certificates_are_refused() {
         let output = run_at(&file, &["jobs"]);
         assert!(output.status.success(), "{}", stderr(&output));
     }
+}
+
+/// A coordinator that is started by hand, in a folder of its own.
+struct Coordinator {
+    /// Of a role that may listen.
+    identity: PathBuf,
+    folder: PathBuf,
+}
+
+impl Coordinator {
+    fn announcement(&self) -> PathBuf {
+        self.folder.with_extension("json")
+    }
+
+    /// Starts it; what it says is in the file beside its folder.
+    fn start(&self, listen: SocketAddr, http: SocketAddr) -> Process {
+        let said = File::create(self.folder.with_extension("stderr")).expect("a log file");
+        let mut command = Command::new(binaries::binary("evoring-coordinator"));
+        command
+            .arg("--dir")
+            .arg(&self.folder)
+            .arg("--identity")
+            .arg(&self.identity)
+            .arg("--announce")
+            .arg(self.announcement())
+            .arg(format!("--blobs=file://{}-blobs", self.folder.display()))
+            .args(["--listen", &listen.to_string()])
+            .args(["--http", &http.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(said);
+        Process::spawn(&mut command)
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.folder.with_extension("stderr")).expect("a log file")
+    }
+
+    /// Where it listens, once it does.
+    fn address(&self) -> SocketAddr {
+        let seen = wait_for(|| {
+            let text = std::fs::read(self.announcement()).ok()?;
+            let announced: Value = serde_json::from_slice(&text).ok()?;
+            announced["listen"].as_str()?.parse().ok()
+        });
+        seen.unwrap_or_else(|| panic!("no announcement: {}", self.said()))
+    }
+}
+
+/// Claim: a coordinator whose port is taken ends at once, with exit code 1, and says which port and
+/// what to do; neither a process nor the lock of its folder stays. Where it may choose the port, it
+/// takes another one.
+/// Method: sockets on the ports for workers (UDP) and for metrics (TCP); then a start in the same
+/// folder at free ports, and one more while a socket has the port that it got.
+#[test]
+fn taken_ports_are_named() {
+    let _alone = alone();
+    let cluster = Cluster::start(1);
+    let coordinator = Coordinator {
+        identity: cluster.folder().join("identity").join("coordinator"),
+        folder: cluster.scratch().join("by-hand"),
+    };
+    let free: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    let udp = UdpSocket::bind(free).expect("a socket");
+    let tcp = TcpListener::bind(free).expect("a socket");
+    let [for_workers, for_metrics] =
+        [udp.local_addr(), tcp.local_addr()].map(|a| a.expect("bound"));
+    let port = for_workers.port();
+    let cases = [
+        (
+            (for_workers, free),
+            vec![
+                format!("UDP port {port} of 127.0.0.1 is taken"),
+                "stop the process that holds it, choose another port, or 0 for a free one".into(),
+            ],
+        ),
+        (
+            (free, for_metrics),
+            vec![
+                format!("--http {for_metrics}: cannot listen there"),
+                "port 0 takes a free one".into(),
+                "in use".into(),
+            ],
+        ),
+    ];
+    for ((listen, http), says) in cases {
+        let status = coordinator.start(listen, http).wait();
+        let said = coordinator.said();
+        assert_eq!(status.code(), Some(1), "{said}");
+        for part in says {
+            assert!(said.contains(&part), "no {part:?}: {said}");
+        }
+        assert_eq!(living_with(&coordinator.folder), []);
+        assert!(!coordinator.announcement().exists(), "announced: {said}");
+    }
+
+    let mut process = coordinator.start(free, free);
+    let first = coordinator.address();
+    process.signal(Signal::TERM);
+    process.wait();
+    std::fs::remove_file(coordinator.announcement()).expect("an announcement");
+    let _held = UdpSocket::bind(first).expect("the port is free again");
+    let _process = coordinator.start(free, free);
+    assert_ne!(coordinator.address(), first);
+}
+
+/// Copies the programs into `place`, with an executor that looks for libtorch where nothing is.
+fn programs_without_libtorch(place: &Path) {
+    std::fs::create_dir(place).expect("a new folder");
+    for name in ["evoring", "evoring-coordinator", "evoring-worker"] {
+        std::fs::copy(binaries::binary(name), place.join(name)).expect("a copy");
+    }
+    let original = binaries::binary("evoring-executor");
+    let mut program = std::fs::read(&original).expect("the executor");
+    // `worker/build.rs` writes both into it: the link, and where it leads.
+    let link = binaries::repository().join(".libtorch").join("lib");
+    let real = link.canonicalize().expect("libtorch");
+    let replaced = [link, real].map(|path| replace(&mut program, path.as_os_str().as_bytes()));
+    assert_ne!(replaced, [0, 0], "the executor finds libtorch elsewhere");
+    let executor = place.join("evoring-executor");
+    std::fs::write(&executor, program).expect("a copy");
+    let permissions = std::fs::metadata(&original).expect("the executor");
+    std::fs::set_permissions(&executor, permissions.permissions()).expect("the copy's mode");
+}
+
+/// Turns every occurrence of a path into one of the same length that does not exist; how many.
+fn replace(program: &mut [u8], path: &[u8]) -> usize {
+    let mut count = 0;
+    let mut from = 0;
+    while let Some(at) = program[from..].windows(path.len()).position(|b| b == path) {
+        program[from + at + 1..from + at + path.len()].fill(b'-');
+        from += at + path.len();
+        count += 1;
+    }
+    count
+}
+
+/// Claim: where libtorch is missing, the worker names the library, says how to get it, and ends with
+/// exit code 1.
+/// Method: the programs in another folder, the executor's path to libtorch overwritten in its file,
+/// as after the cache of `make setup` was removed; `evoring local` keeps the worker's words in its log.
+/// That workers that keep dying end the cluster is tested in `cli/tests`.
+#[test]
+fn missing_libtorch_is_named() {
+    let _alone = alone();
+    let scratch = tempfile::TempDir::new().expect("a temporary folder");
+    let programs = scratch.path().join("programs");
+    programs_without_libtorch(&programs);
+    let folder = scratch.path().join("cluster");
+    let log = scratch.path().join("local.log");
+    let mut command = Command::new(programs.join("evoring"));
+    command
+        .args(["local", "--workers", "1", "--dir"])
+        .arg(&folder)
+        .env("XDG_STATE_HOME", scratch.path())
+        .env_remove("LD_LIBRARY_PATH")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&log).expect("a log file"));
+    let _local = Process::spawn(&mut command);
+    let read = |file: &Path| std::fs::read_to_string(file).unwrap_or_default();
+    let worker = folder.join("w1.log");
+    let end = wait_for(|| {
+        let text = read(&worker);
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("evoring-worker: "));
+        line.map(str::to_owned)
+    });
+    let end = end.unwrap_or_else(|| panic!("{}{}", read(&log), read(&worker)));
+    for part in [
+        "error while loading shared libraries: libtorch",
+        "cannot open shared object file",
+        "A library of libtorch is missing: run `make setup`, which fetches it",
+    ] {
+        assert!(end.contains(part), "no {part:?}: {end}");
+    }
+    let told = wait_for(|| {
+        read(&log)
+            .contains("w1 cannot run here (exit status: 78)")
+            .then_some(())
+    });
+    assert!(told.is_some(), "{}", read(&log));
 }

@@ -1,0 +1,95 @@
+//! A process of a test, ended and reaped whatever becomes of the test, and what the kernel tells of
+//! all others.
+
+use crate::cluster::{PATIENCE, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+
+/// A process that gets SIGTERM, and is waited for, when dropped.
+#[derive(Debug)]
+pub struct Process(Child);
+
+impl Process {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn spawn(command: &mut Command) -> Self {
+        Self(
+            command
+                .spawn()
+                .unwrap_or_else(|e| panic!("{command:?}: {e}")),
+        )
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Sends a signal; nothing happens if it has ended.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(process) = Pid::from_raw(self.0.id().cast_signed()) {
+            // It is not reaped yet, so the number is still its own; already gone is as good.
+            let _ = kill_process(process, signal);
+        }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// After [`PATIENCE`].
+    pub fn wait(&mut self) -> ExitStatus {
+        let ended = wait_for(|| self.0.try_wait().expect("a child of this process"));
+        ended.unwrap_or_else(|| panic!("process {} did not end in {PATIENCE:?}", self.id()))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            self.signal(Signal::TERM);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// Number and command line of every process that lives and has `path` somewhere in its arguments.
+pub fn living_with(path: &Path) -> Vec<(u32, String)> {
+    let wanted = path.as_os_str().as_bytes();
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    processes
+        .filter_map(|process: u32| {
+            // One that only waits to be reaped has no command line any more, one that is gone no file.
+            let line = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
+            let has_path = line.windows(wanted.len()).any(|bytes| bytes == wanted);
+            let text = String::from_utf8_lossy(&line).replace('\0', " ");
+            has_path.then(|| (process, text.trim_end().to_owned()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Stdio;
+
+    // Claim: a process is found by a folder in its arguments while it lives, and not as a zombie.
+    // Method: a `cat` that waits for its input; SIGKILL, looked for before it is reaped.
+    #[test]
+    fn the_living_are_found() {
+        let folder = tempfile::TempDir::new().expect("a temporary folder");
+        let mut command = Command::new("sh");
+        command.args(["-c", "cat; exit 0"]).arg(folder.path());
+        let mut process = Process::spawn(command.stdin(Stdio::piped()));
+        let found = || living_with(folder.path());
+        wait_for(|| (found().len() == 1).then_some(())).expect("the process");
+        assert_eq!(found()[0].0, process.id());
+        process.signal(Signal::KILL);
+        wait_for(|| found().is_empty().then_some(())).expect("the end of the process");
+        assert_eq!(process.wait().code(), None, "killed");
+    }
+}
