@@ -1,10 +1,11 @@
 //! The blob store as an agent uses it: files in by digest, files out checked against theirs.
 
-use super::cache::{Cache, Pin};
+use super::cache::{Cache, Pin, digest_of};
 use evoring_protocol::Digest;
 use evoring_protocol::limits::BLOB_BYTES;
 use evoring_protocol::work::{FailureCause, WorkError};
 use futures::StreamExt as _;
+use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as BlobPath;
 use object_store::{GetResult, ObjectStore, ObjectStoreExt};
@@ -12,6 +13,9 @@ use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt as _;
+
+/// Bytes of a blob that are held in memory while it is stored.
+const PIECE_BYTES: usize = 8 << 20;
 
 /// A blob that cannot be stored or fetched.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +121,8 @@ impl Blobs {
         }
     }
 
-    /// Moves a file into the store and gives its digest.
+    /// Moves a file into the store, piece by piece, and gives its digest. The file must not change
+    /// meanwhile.
     pub async fn store(&self, path: &Path) -> Result<Digest, BlobError> {
         let bytes = tokio::fs::metadata(path)
             .await
@@ -127,14 +132,31 @@ impl Blobs {
             let what = path.display().to_string();
             return Err(BlobError::TooLarge { what, bytes });
         }
-        let bytes = tokio::fs::read(path).await.map_err(file_error(path))?;
-        let digest = Digest::of(&bytes);
+        let read = path.to_owned();
+        let digest = tokio::task::spawn_blocking(move || digest_of(&read)).await;
+        let digest = digest
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(file_error(path))?;
         let place = BlobPath::from(digest.blob_path());
         // Also over a blob of this name: it may be damaged, and the same bytes do no harm.
-        self.store
-            .put(&place, bytes.into())
+        let mut writer = BufWriter::with_capacity(Arc::clone(&self.store), place, PIECE_BYTES);
+        let mut file = tokio::fs::File::open(path)
             .await
-            .map_err(|source| self.failed(source))?;
+            .map_err(file_error(path))?;
+        let written = match tokio::io::copy(&mut file, &mut writer).await {
+            Ok(_) => writer.shutdown().await,
+            Err(error) => {
+                // What stays of it is nobody's blob.
+                let _ = writer.abort().await;
+                Err(error)
+            }
+        };
+        written.map_err(|error| {
+            self.failed(object_store::Error::Generic {
+                store: "blob store",
+                source: Box::new(error),
+            })
+        })?;
         // The store has it; a file that stays only takes room.
         let _ = tokio::fs::remove_file(path).await;
         Ok(digest)
@@ -159,7 +181,7 @@ impl Blobs {
             .await
             .map_err(|source| self.failed(source))?;
         check_size(digest, found.meta.size)?;
-        self.cache.shrink();
+        self.cache.shrink(found.meta.size);
         let temporary = self.cache.temporary(digest);
         let outcome = match self.download(found, digest, &temporary).await {
             Ok(()) => tokio::fs::rename(&temporary, pin.path())
@@ -219,11 +241,19 @@ fn check_size(digest: Digest, bytes: u64) -> Result<(), BlobError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::cache::Bounds;
     use tempfile::TempDir;
+
+    fn bounds(files: usize) -> Bounds {
+        Bounds {
+            files,
+            bytes: 1 << 30,
+        }
+    }
 
     fn open(files: usize) -> (TempDir, Blobs) {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(&folder.path().join("cache"), files).unwrap();
+        let cache = Cache::open(&folder.path().join("cache"), bounds(files)).unwrap();
         let url = format!("file://{}", folder.path().join("blobs").display());
         (folder, Blobs::open(&url, cache).unwrap())
     }
@@ -232,6 +262,24 @@ mod tests {
         let path = folder.path().join("file");
         std::fs::write(&path, bytes).unwrap();
         blobs.store(&path).await.unwrap()
+    }
+
+    /// Claim: a file larger than what is held in memory is stored and fetched whole, and is gone from
+    /// where it was; nothing half written stays in the store. Method: a blob of two pieces and a bit.
+    #[tokio::test]
+    async fn large_files_pass_in_pieces() {
+        let (folder, blobs) = open(4);
+        let bytes: Vec<u8> = (0..2 * PIECE_BYTES + 77)
+            .map(|k| (k * k >> 7) as u8)
+            .collect();
+        let digest = stored(&folder, &blobs, &bytes).await;
+        assert_eq!(digest, Digest::of(&bytes));
+        assert!(!folder.path().join("file").exists());
+        let pin = blobs.fetch(digest).await.unwrap();
+        assert!(std::fs::read(pin.path()).unwrap() == bytes);
+        let blob = folder.path().join("blobs").join(digest.blob_path());
+        let beside = std::fs::read_dir(blob.parent().unwrap()).unwrap().count();
+        assert_eq!(beside, 1);
     }
 
     /// Claim: what is stored is fetched again, whole; files that a task holds stay while others
@@ -282,7 +330,7 @@ mod tests {
         assert_eq!(error.cause(), FailureCause::Failed, "{error}");
         let files = std::fs::read_dir(folder.path().join("cache")).unwrap();
         assert_eq!(files.count(), 0);
-        let cache = Cache::open(&folder.path().join("cache"), 2).unwrap();
+        let cache = Cache::open(&folder.path().join("cache"), bounds(2)).unwrap();
         let error = Blobs::open("s3://bucket", cache).unwrap_err();
         assert_eq!(error.cause(), FailureCause::Final);
     }

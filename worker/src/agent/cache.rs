@@ -1,5 +1,5 @@
-//! Local files with blobs' bytes: bounded in number, the least recently used go first, and never one
-//! that a task uses.
+//! Local files with blobs' bytes: bounded in number and bytes, the least recently used go first, and
+//! never one that a task uses.
 
 use evoring_protocol::Digest;
 use sha2::{Digest as _, Sha256};
@@ -18,9 +18,17 @@ const PIECE_BYTES: usize = 256 << 10;
 #[derive(Debug, Clone)]
 pub struct Cache {
     folder: PathBuf,
-    /// Files before the least recently used ones are removed.
-    most_files: usize,
+    bounds: Bounds,
     inner: Arc<Mutex<Inner>>,
+}
+
+/// What a cache holds before the least recently used files are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Files.
+    pub files: usize,
+    /// Bytes of all files.
+    pub bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -64,11 +72,11 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 
 impl Cache {
     /// Opens the folder, removing what an earlier process left half written.
-    pub fn open(folder: &Path, most_files: usize) -> io::Result<Self> {
+    pub fn open(folder: &Path, bounds: Bounds) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let cache = Self {
             folder: folder.to_owned(),
-            most_files,
+            bounds,
             inner: Arc::default(),
         };
         for entry in std::fs::read_dir(folder)?.flatten() {
@@ -118,14 +126,14 @@ impl Cache {
     pub fn note(&self, pin: &Pin) {
         let mut inner = lock(&self.inner);
         // Beyond this many, old ones are read once more when they are wanted again.
-        if inner.checked.len() >= 16 * self.most_files {
+        if inner.checked.len() >= 16 * self.bounds.files {
             inner.checked.clear();
         }
         inner.checked.insert(pin.digest);
     }
 
-    /// Makes room for one more file. Pinned files stay, also beyond the bound.
-    pub fn shrink(&self) {
+    /// Makes room for one more file of this many bytes. Pinned files stay, also beyond the bounds.
+    pub fn shrink(&self, bytes: u64) {
         let Ok(entries) = std::fs::read_dir(&self.folder) else {
             return;
         };
@@ -134,23 +142,33 @@ impl Cache {
             .flatten()
             .filter_map(|entry| {
                 let digest = digest_of_name(&entry.path())?;
+                let metadata = entry.metadata().ok()?;
                 Some((
-                    entry.metadata().ok()?.modified().ok()?,
+                    metadata.modified().ok()?,
                     digest,
+                    metadata.len(),
                     entry.path(),
                 ))
             })
             .collect();
         files.sort();
-        let extra = (files.len() + 1).saturating_sub(self.most_files);
-        let unused = files
+        let mut count = files.len() + 1;
+        let mut total = files
             .iter()
-            .filter(|(_, digest, _)| !pinned.contains(digest));
-        for (_, digest, path) in unused.take(extra) {
+            .map(|(_, _, bytes, _)| bytes)
+            .fold(bytes, |sum, bytes| sum.saturating_add(*bytes));
+        for (_, digest, bytes, path) in files {
+            if count <= self.bounds.files && total <= self.bounds.bytes {
+                return;
+            }
             // A file that was pinned since then stays.
             let inner = lock(&self.inner);
-            if !inner.pins.contains_key(digest) {
-                let _ = std::fs::remove_file(path);
+            if !pinned.contains(&digest)
+                && !inner.pins.contains_key(&digest)
+                && std::fs::remove_file(path).is_ok()
+            {
+                count -= 1;
+                total = total.saturating_sub(bytes);
             }
         }
     }
@@ -180,6 +198,12 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    const ROOMY: u64 = 1 << 20;
+
+    fn bounds(files: usize, bytes: u64) -> Bounds {
+        Bounds { files, bytes }
+    }
+
     fn put(cache: &Cache, number: u64) -> Pin {
         let text = number.to_string();
         let pin = cache.pin(Digest::of(text.as_bytes()));
@@ -199,34 +223,48 @@ mod tests {
     #[test]
     fn pinned_and_recent_files_stay() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path(), 3).unwrap();
+        let cache = Cache::open(folder.path(), bounds(3, ROOMY)).unwrap();
         let pinned = put(&cache, 1);
         let recent = put(&cache, 2).path().to_owned();
         let old = put(&cache, 3).path().to_owned();
         let pin = cache.pin(Digest::of(b"2"));
         assert!(cache.has(&pin));
         drop(pin);
-        cache.shrink();
+        cache.shrink(1);
         assert!(pinned.path().exists() && recent.exists() && !old.exists());
         let also: Vec<Pin> = (4..9).map(|number| put(&cache, number)).collect();
-        cache.shrink();
+        cache.shrink(1);
         assert!(also.iter().all(|pin| pin.path().exists()) && !recent.exists());
         let (first, rest) = (pinned.path().to_owned(), also[4].path().to_owned());
         drop((pinned, also));
-        cache.shrink();
+        cache.shrink(1);
         assert!(!first.exists() && rest.exists());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    /// Claim: what is to come has room in bytes too: old files go until it has, and no more.
+    /// Method: four files of one byte where six fit; then files of two, three and seven bytes come.
+    #[test]
+    fn bytes_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path(), bounds(100, 6)).unwrap();
+        (1..5).for_each(|number| drop(put(&cache, number)));
+        let count = || std::fs::read_dir(folder.path()).unwrap().count();
+        for (bytes, left) in [(2, 4), (3, 3), (7, 0)] {
+            cache.shrink(bytes);
+            assert_eq!(count(), left, "{bytes} bytes to come");
+        }
     }
 
     /// Claim: two pins on one file are two: the first to go does not free it.
     #[test]
     fn pins_are_counted() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path(), 1).unwrap();
+        let cache = Cache::open(folder.path(), bounds(1, ROOMY)).unwrap();
         let first = put(&cache, 1);
         let second = cache.pin(Digest::of(b"1"));
         drop(first);
-        cache.shrink();
+        cache.shrink(1);
         assert!(second.path().exists());
     }
 
@@ -240,7 +278,7 @@ mod tests {
         std::fs::write(folder.path().join(damaged.to_string()), b"dama").unwrap();
         let half = folder.path().join(format!("{whole}.part-7"));
         std::fs::write(&half, b"who").unwrap();
-        let cache = Cache::open(folder.path(), 9).unwrap();
+        let cache = Cache::open(folder.path(), bounds(9, ROOMY)).unwrap();
         assert!(cache.has(&cache.pin(whole)));
         assert!(!cache.has(&cache.pin(damaged)));
         assert!(!half.exists());

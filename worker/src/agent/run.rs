@@ -1,7 +1,7 @@
 //! Connects the core to clock, processes, files and the coordinator.
 
 use super::blobs::Blobs;
-use super::cache::{Cache, Pin};
+use super::cache::{Bounds, Cache, Pin};
 use super::core::Core;
 use super::executors::Executors;
 use super::handed::{HandedFile, HandedFiles};
@@ -25,8 +25,11 @@ use tokio::sync::{mpsc, watch};
 const TICK: Duration = Duration::from_millis(50);
 /// Reports that wait for the session.
 const REPORTS: usize = 4 * super::outbox::WINDOW;
-/// Files in the local cache before the least recently used ones are removed.
-const CACHED_FILES: usize = 256;
+/// What the local cache holds.
+const CACHED: Bounds = Bounds {
+    files: 256,
+    bytes: 16 << 30,
+};
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -68,8 +71,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
         metrics: Some(listener.local_addr()?),
     };
     let folder = settings.folder.join("cache");
-    let cache = Cache::open(&folder, CACHED_FILES)
-        .with_context(|| format!("folder {}", folder.display()))?;
+    let cache =
+        Cache::open(&folder, CACHED).with_context(|| format!("folder {}", folder.display()))?;
     let folder = settings.folder.join("handed");
     let handed = HandedFiles::open(folder.clone())
         .with_context(|| format!("folder {}", folder.display()))?;
