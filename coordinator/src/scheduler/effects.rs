@@ -61,9 +61,13 @@ impl Scheduler {
                 let work = MapWork::new(map.kernel, map.open_items().collect(), item_ms);
                 self.maps.insert((job, demand), work);
             }
-            Some(Body::Gang(_)) => {
-                self.gangs
-                    .insert((job, demand), GangWork::waiting(context.now.mono_ms));
+            Some(Body::Gang(gang)) => {
+                let mut work = GangWork::waiting(context.now.mono_ms);
+                // Of an earlier leader.
+                if let Some(roster) = &gang.roster {
+                    work.note(roster);
+                }
+                self.gangs.insert((job, demand), work);
             }
             // It ended within the same entry.
             None => {}

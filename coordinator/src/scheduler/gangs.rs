@@ -3,7 +3,9 @@
 use super::{Action, Context, Scheduler, Use};
 use crate::state::{Command, GangState};
 use evoring_protocol::numerics::NumericsClass;
-use evoring_protocol::work::{Checkpoint, FailureCause, HeldRank, Member, TrainingProgress};
+use evoring_protocol::work::{
+    Checkpoint, FailureCause, HeldRank, Member, Roster, TrainingProgress,
+};
 use evoring_protocol::worker::WorkerCommand;
 use evoring_protocol::{DemandId, JobId, Rank, RosterNumber, SlotIndex, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +18,8 @@ const RETRY_MS: u64 = 20;
 /// A rank that lost a peer may be heard before that peer, which knows why it ended (a broken file, a
 /// signal): its own report, or its agent's, is awaited so long.
 const SUSPECTED_MS: u64 = 500;
+/// Rosters whose members are remembered.
+const KEPT_ROSTERS: usize = 2;
 /// A gang past this part of its steps does not grow any more.
 const GROWS_UNTIL: f64 = 0.8;
 
@@ -28,7 +32,8 @@ pub(super) struct GangWork {
     pub is_proposed: bool,
     /// The end of its roster is proposed.
     pub is_breaking: bool,
-    /// A rank of its roster lost a peer, and nothing is known yet of what became of the peer.
+    /// A rank of its roster was lost, or lost a peer, and nothing is known yet of what became of the
+    /// peer.
     pub suspicion: Option<Suspicion>,
     /// Its roster ends on such a suspicion alone: most likely a member has just died and counts as
     /// present for a moment longer.
@@ -37,9 +42,9 @@ pub(super) struct GangWork {
     pub heard_since_ms: u64,
     /// Its work failed: it waits until this monotonic time.
     pub not_before_ms: u64,
-    /// The last roster that this leader started, and its members: a failure that comes after the
-    /// roster's end counts if one of them reports it.
-    pub started: (RosterNumber, Vec<Member>),
+    /// The last rosters, newest first, and their members: a failure that comes after a roster's end
+    /// counts if one of them reports it.
+    pub rosters: Vec<(RosterNumber, Vec<Member>)>,
     /// The last roster of which a rank said that its work failed.
     pub blamed: RosterNumber,
     /// Workers on which its work failed since its newest checkpoint.
@@ -67,19 +72,27 @@ impl GangWork {
             is_puzzling: false,
             heard_since_ms: 0,
             not_before_ms: 0,
-            started: (RosterNumber(0), Vec::new()),
+            rosters: Vec::new(),
             blamed: RosterNumber(0),
             failed_on: BTreeSet::new(),
             progress: None,
         }
     }
 
-    /// Whether a worker is the rank that it says it is of the last roster started.
-    pub(super) fn has_started(&self, worker: &WorkerId, held: &HeldRank) -> bool {
-        let (number, members) = &self.started;
-        let member = members.get(held.rank.0 as usize);
-        *number == held.roster
-            && member.is_some_and(|member| member.worker == *worker && member.slot == held.slot)
+    /// Notes the newest roster.
+    pub(super) fn note(&mut self, roster: &Roster) {
+        self.rosters.truncate(KEPT_ROSTERS - 1);
+        self.rosters
+            .insert(0, (roster.number, roster.members.clone()));
+    }
+
+    /// Whether a worker is the rank that it says it is, of one of the last rosters.
+    pub(super) fn was_member(&self, worker: &WorkerId, held: &HeldRank) -> bool {
+        self.rosters.iter().any(|(number, members)| {
+            let member = members.get(held.rank.0 as usize);
+            *number == held.roster
+                && member.is_some_and(|member| member.worker == *worker && member.slot == held.slot)
+        })
     }
 }
 
@@ -292,7 +305,7 @@ impl Scheduler {
             return;
         }
         if let Some(work) = self.gangs.get_mut(&(job, demand)) {
-            work.started = (roster.number, roster.members.clone());
+            work.note(roster);
         }
         let assignment = state.assignment(job, demand);
         for (member, rank) in roster.members.iter().zip(0u32..) {
@@ -346,7 +359,7 @@ impl Scheduler {
                 progress: work.progress.take(),
                 heard_since_ms: if work.is_puzzling { now_ms } else { 0 },
                 not_before_ms: work.not_before_ms,
-                started: std::mem::take(&mut work.started),
+                rosters: std::mem::take(&mut work.rosters),
                 blamed: work.blamed,
                 failed_on: std::mem::take(&mut work.failed_on),
                 ..GangWork::waiting(now_ms)
@@ -385,6 +398,13 @@ impl Scheduler {
                 reason: format!("rank {}: {message}", held.rank),
                 until_ms: context.now.mono_ms + SUSPECTED_MS,
             });
+        }
+    }
+
+    /// This process stood still: what its workers said meanwhile is heard first.
+    pub(super) fn prolong_suspicions(&mut self, now_ms: u64) {
+        for suspicion in self.gangs.values_mut().flat_map(|work| &mut work.suspicion) {
+            suspicion.until_ms = now_ms + SUSPECTED_MS;
         }
     }
 
@@ -461,6 +481,11 @@ impl Scheduler {
         else {
             return;
         };
+        // A roster that lost a member does not end as one that merely grows.
+        let work = self.gangs.get(&(job, demand));
+        if work.is_some_and(|work| work.suspicion.is_some()) {
+            return;
+        }
         let (Some(roster), Some(Checkpoint { step, .. })) = (&gang.roster, gang.checkpoint) else {
             return;
         };

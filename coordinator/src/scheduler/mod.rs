@@ -7,7 +7,7 @@
 //! - `SCHED-3`: the first result of an item counts; delivery is welcome from any lease whose MAC
 //!   is right, however old.
 //! - `SCHED-4`: a report is acknowledged only when what it says is applied, hence durable, or
-//!   when it changes nothing.
+//!   when it changes nothing, or when the worker's next hello says the same (a lost peer).
 //! - `SCHED-5`: a roster that lost a member is voided before any member gets other work.
 //! - `SCHED-6`: a gang's ranks share a host, because only the collective over shared memory exists.
 //! - `SCHED-7`: what failed waits a moment, and goes to another worker while one could take it; a
@@ -233,6 +233,7 @@ impl Scheduler {
         // What workers said while this process stood still waits behind this tick.
         if now_ms.saturating_sub(self.ticked_ms) > LATE_TICK_MS {
             self.workers.all_heard(now_ms);
+            self.prolong_suspicions(now_ms);
         }
         self.ticked_ms = now_ms;
         let silent = self.workers.silent_since(now_ms.saturating_sub(LOST_MS));

@@ -313,17 +313,20 @@ impl Scheduler {
         event: RankEvent,
     ) {
         let is_current = is_current(context, name, &held);
-        if matches!(event, RankEvent::Finished { .. } | RankEvent::Failed(_)) {
+        let is_lost =
+            matches!(&event, RankEvent::Failed(error) if error.cause == FailureCause::Lost);
+        let is_end = matches!(event, RankEvent::Finished { .. } | RankEvent::Failed(_));
+        // The slot of a rank that lost a peer stays the gang's until its roster ends (`SCHED-5`).
+        if is_end && !(is_lost && is_current) {
             self.rank_ended(name, &held);
         }
         // A failure counts from an older roster too: one that came late may find that roster broken by
         // a peer's suspicion.
         let was_member = || {
             let gang = self.gangs.get(&(held.job, held.demand));
-            gang.is_some_and(|gang| gang.has_started(name, &held))
+            gang.is_some_and(|gang| gang.was_member(name, &held))
         };
-        let is_to_blame = matches!(&event, RankEvent::Failed(error) if error.cause != FailureCause::Lost)
-            && was_member();
+        let is_to_blame = matches!(event, RankEvent::Failed(_)) && !is_lost && was_member();
         let command = if is_current || is_to_blame {
             self.rank_command(context, name, &held, event, is_current)
         } else {
@@ -366,6 +369,8 @@ impl Scheduler {
                     result,
                 })
             }
+            // Acknowledged with nothing durable: a leader that comes next hears that the worker has not
+            // the rank, which says as much.
             RankEvent::Failed(error) if error.cause == FailureCause::Lost => {
                 self.suspect(context, held, &cut(&error.message));
                 None

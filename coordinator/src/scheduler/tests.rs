@@ -170,8 +170,11 @@ fn survivor_reports_first() {
         sim.kill("w1", false);
         sim.advance(50);
         sim.rank_fails("w0", peer_is_gone());
-        sim.advance(400);
+        let broken = |kind: &EventKind| matches!(kind, EventKind::RosterBroken { .. });
+        sim.until("the end of the roster", 600, |sim| sim.count(broken) == 1);
+        sim.advance(100);
         assert_eq!(rosters(&sim, "train").len(), 1);
+        assert!(lost(&sim).is_empty());
         if comes_back {
             sim.worker("w1", slow_training());
         }

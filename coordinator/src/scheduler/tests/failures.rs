@@ -4,15 +4,32 @@ use super::*;
 use crate::leader::sim::exited;
 use crate::scheduler::Use;
 use crate::scheduler::maps::Running;
-use evoring_protocol::work::{HeldRank, ItemOutcome};
+use evoring_protocol::work::{Checkpoint, HeldRank, ItemOutcome};
 use evoring_protocol::worker::{Ran, RankEvent, WorkerReport};
-use evoring_protocol::{SlotIndex, Term, limits};
+use evoring_protocol::{Digest, SlotIndex, Step, Term, limits};
 
 /// The one lease that a scheduler knows.
 fn only_lease(sim: &Sim) -> &Running {
     let leases = &sim.leader.scheduler().unwrap().leases;
     assert_eq!(leases.len(), 1, "{leases:?}");
     leases.values().next().unwrap()
+}
+
+/// Two ranks train on w0 and w1; what the second one holds.
+fn in_training(ranks: &str) -> (Sim, JobId, HeldRank) {
+    let mut sim = Sim::new();
+    sim.worker("w0", slow_training());
+    sim.worker("w1", slow_training());
+    let job = sim.submit(&with_ranks(ranks));
+    sim.until("train", 10_000, |sim| sim.is_in(job, "train"));
+    let held = sim
+        .commands
+        .iter()
+        .find_map(|(worker, command)| match command {
+            WorkerCommand::StartRank { held, .. } if *worker == name("w1") => Some(held.clone()),
+            _ => None,
+        });
+    (sim, job, held.unwrap())
 }
 
 fn in_search(spec: Spec) -> (Sim, JobId) {
@@ -382,11 +399,7 @@ fn too_many_outcomes() {
 #[test]
 fn the_peer_that_knows_why_is_heard() {
     for late_ms in [0, 100, 300] {
-        let mut sim = Sim::new();
-        sim.worker("w0", slow_training());
-        sim.worker("w1", slow_training());
-        let job = sim.submit(&with_ranks("2..2"));
-        sim.until("train", 10_000, |sim| sim.is_in(job, "train"));
+        let (mut sim, job, _) = in_training("2..2");
         sim.rank_fails("w0", peer_is_gone());
         sim.advance(late_ms);
         sim.rank_fails("w1", failing("a file is broken", FailureCause::Final));
@@ -406,11 +419,7 @@ fn the_peer_that_knows_why_is_heard() {
 #[test]
 fn an_unexplained_loss_ends_the_roster() {
     for restarts in [false, true] {
-        let mut sim = Sim::new();
-        sim.worker("w0", slow_training());
-        sim.worker("w1", slow_training());
-        let job = sim.submit(&with_ranks("2..2"));
-        sim.until("train", 10_000, |sim| sim.is_in(job, "train"));
+        let (mut sim, job, _) = in_training("2..2");
         sim.rank_fails("w0", peer_is_gone());
         sim.advance(100);
         if restarts {
@@ -421,6 +430,90 @@ fn an_unexplained_loss_ends_the_roster() {
         });
         finish(&mut sim, job);
         assert_eq!(sim.view(job).retries, 1);
+    }
+}
+
+// Claim: what a peer knows counts after its roster's end too, whether this leader ended it or one
+// that took over a roster committed before its time.
+// Method: as above; once the roster is broken and the next one runs, the silent peer's error comes.
+#[test]
+fn a_late_reason_counts() {
+    for restarts in [false, true] {
+        let (mut sim, job, held) = in_training("2..2");
+        sim.rank_fails("w0", peer_is_gone());
+        if restarts {
+            sim.restart();
+        }
+        sim.until("a new roster", GRACE_MS + 2_000, |sim| {
+            rosters(sim, "train").len() == 2
+        });
+        let error = failing("a file is broken", FailureCause::Final);
+        let report = WorkerReport::Rank {
+            sequence: 1_000,
+            held,
+            event: RankEvent::Failed(error),
+        };
+        sim.say("w1", report);
+        sim.until("the end", 1_000, |sim| sim.ended(job));
+        assert!(
+            sim.view(job)
+                .error
+                .unwrap()
+                .contains("rank 1: a file is broken")
+        );
+    }
+}
+
+// Claim: while a roster is suspected, its members' slots are nobody else's (SCHED-5): the next ones
+// to get them are the gang's own ranks.
+// Method: a rank of two reports a loss while a search and a younger gang wait for slots.
+#[test]
+fn a_suspected_roster_keeps_its_slots() {
+    let (mut sim, job, _) = in_training("2..2");
+    sim.submit(JOB);
+    sim.submit(&with_ranks("1..1"));
+    sim.advance(100);
+    sim.rank_fails("w0", peer_is_gone());
+    let is_own =
+        |kind: &EventKind| matches!(kind, EventKind::RosterCommitted { job: j, .. } if *j == job);
+    sim.until("its next roster", 2_000, |sim| sim.count(is_own) == 2);
+    let is_of_others = |kind: &EventKind| match kind {
+        EventKind::LeaseGranted { .. } => true,
+        EventKind::RosterCommitted { job: j, .. } => *j != job,
+        _ => false,
+    };
+    assert_eq!(sim.count(is_of_others), 0);
+    assert_eq!(sim.view(job).retries, 1);
+}
+
+// Claim: a roster that lost a member does not end as one that grows: the loss is counted.
+// Method: a rank of two, of at most three, reports a loss; a third worker comes, and a checkpoint of
+// a moment ago is applied.
+#[test]
+fn a_suspected_roster_does_not_grow() {
+    for is_suspected in [true, false] {
+        let (mut sim, job, held) = in_training("2..3");
+        sim.until("progress", 10_000, |sim| sim.view(job).training.is_some());
+        if is_suspected {
+            sim.rank_fails("w0", peer_is_gone());
+        }
+        sim.worker("w2", slow_training());
+        sim.advance(50);
+        let checkpoint = Checkpoint {
+            step: Step(1),
+            digest: Digest::of(b"weights"),
+        };
+        let report = WorkerReport::Rank {
+            sequence: 1_000,
+            held,
+            event: RankEvent::Checkpointed(checkpoint),
+        };
+        sim.say("w1", report);
+        sim.advance(50);
+        let grown = |kind: &EventKind| matches!(kind, EventKind::RosterBroken { reason, .. } if reason.contains("grows"));
+        assert_eq!(sim.count(grown), usize::from(!is_suspected));
+        finish(&mut sim, job);
+        assert_eq!(sim.view(job).retries, u64::from(is_suspected));
     }
 }
 
@@ -468,16 +561,7 @@ fn an_exit_counts_once() {
 // their roster and of others.
 #[test]
 fn strangers_end_no_gang() {
-    let mut sim = Sim::new();
-    sim.worker("w0", slow_training());
-    sim.worker("w1", slow_training());
-    let job = sim.submit(&with_ranks("2..2"));
-    sim.until("train", 10_000, |sim| sim.is_in(job, "train"));
-    let held = sim.commands.iter().find_map(|(_, command)| match command {
-        WorkerCommand::StartRank { held, .. } => Some(held.clone()),
-        _ => None,
-    });
-    let held = held.unwrap();
+    let (mut sim, job, held) = in_training("2..2");
     sim.worker("w2", slow_training());
     sim.advance(200);
     for roster in 0..3 {
