@@ -6,13 +6,13 @@ use evoring_protocol::transport::{Authority, Identity, Listener, Role};
 use evoring_protocol::work::{Assignment, Kernel, Lease, LeasedItem};
 use evoring_protocol::worker::{Hello, WorkerCommand, WorkerReport};
 use evoring_protocol::{
-    Attempt, ClusterId, DemandId, ErrorCode, ItemIndex, JobId, RemoteError, SlotIndex, Term,
-    WorkerId,
+    Attempt, ClusterId, DemandId, EXIT_HOPELESS, ErrorCode, ItemIndex, JobId, RemoteError,
+    SlotIndex, Term, WorkerId,
 };
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -93,7 +93,7 @@ impl Agent {
     }
 
     /// Waits for the agent to end by itself; its standard error, and whether it succeeded.
-    fn end(&mut self) -> (bool, String) {
+    fn end(&mut self) -> (ExitStatus, String) {
         let status = poll("the end of the agent", || self.child.try_wait().unwrap());
         let mut text = String::new();
         self.child
@@ -102,7 +102,7 @@ impl Agent {
             .unwrap()
             .read_to_string(&mut text)
             .unwrap();
-        (status.success(), text)
+        (status, text)
     }
 }
 
@@ -399,11 +399,12 @@ async fn a_refused_agent_ends() {
         "run the same build of Evoring on both sides",
     );
     session.send(WorkerCommand::Refuse(error)).await;
-    let (success, text) = agent.end();
+    let (status, text) = agent.end();
     assert!(
-        !success && text.contains("run the same build of Evoring on both sides"),
+        text.contains("run the same build of Evoring on both sides"),
         "{text}"
     );
+    assert_eq!(status.code(), Some(EXIT_HOPELESS.into()));
 }
 
 /// Claim: an agent ends, with its executor, when its parent's end of the lifeline closes.
@@ -417,37 +418,52 @@ async fn an_agent_ends_with_its_parent() {
         .await;
     let executor = session.executor_but(0).await;
     drop(agent.child.stdin.take());
-    let (success, text) = agent.end();
-    assert!(success, "{text}");
+    let (status, text) = agent.end();
+    assert!(status.success(), "{text}");
     assert!(!is_alive(executor), "the agent waits for its executors");
 }
 
-/// Claim: an agent whose executor cannot load libtorch says what is missing and how to get it,
-/// tries five times, and ends. Method: the agent beside an executor that says and does what the
-/// dynamic loader does.
+/// Claim: an agent whose executor cannot load libtorch says what is missing and how to get it, and
+/// ends at once, as starting it again would not help; one whose executor dies in another way tries
+/// five times. Method: the agent beside an executor that says and does what the dynamic loader does;
+/// then beside one that ends as by an instruction that the processor does not have.
 #[test]
-fn a_missing_libtorch_is_explained() {
+fn an_executor_that_cannot_start_is_explained() {
     // Beside the build, so that the agent can be linked to rather than copied.
     let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let program = folder.path().join("evoring-worker");
     std::fs::hard_link(env!("CARGO_BIN_EXE_evoring-worker"), &program).unwrap();
-    place_broken_executor(folder.path().join("evoring-executor"));
-    let begin = Instant::now();
-    let (success, text) = Agent::start_program(&program).end();
-    assert!(!success);
+    let executor = folder.path().join("evoring-executor");
+    let end = |says: &str| {
+        place_broken_executor(&executor, says);
+        let begin = Instant::now();
+        let (status, text) = Agent::start_program(&program).end();
+        (status.code(), text, begin.elapsed())
+    };
+    let (code, text, _) = end(
+        "evoring-executor: error while loading shared libraries: libtorch_cpu.so: cannot open shared object file: No such file or directory",
+    );
+    assert_eq!(code, Some(EXIT_HOPELESS.into()), "{text}");
     assert!(
         text.contains("libtorch_cpu.so")
             && text.contains("make setup")
             && text.contains("exit status: 127"),
         "{text}"
     );
+    assert_eq!(
+        text.matches("the executor of slot 0 ended").count(),
+        2,
+        "{text}"
+    );
+    let (code, text, time) = end("illegal instruction");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("5 deaths within a minute"), "{text}");
     // Four restarts: after 0, 0.5, 1 and 2 s.
-    assert!(begin.elapsed() >= Duration::from_millis(3_500), "{text}");
+    assert!(time >= Duration::from_millis(3_500), "{text}");
 }
 
-fn place_broken_executor(path: PathBuf) {
+fn place_broken_executor(path: &Path, says: &str) {
     use std::os::unix::fs::PermissionsExt as _;
-    let says = "evoring-executor: error while loading shared libraries: libtorch_cpu.so: cannot open shared object file: No such file or directory";
     let part = path.with_extension("part");
     std::fs::write(&part, format!("#!/bin/sh\necho '{says}' >&2\nexit 127\n")).unwrap();
     std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -413,18 +413,23 @@ fn an_executor_that_cannot_live_ends_the_agent() {
         };
         let actions = core.handle(exit, seconds(at));
         actions.into_iter().find_map(|action| match action {
-            Action::Exit(message) => Some(message),
+            Action::Exit {
+                message,
+                is_hopeless,
+            } => Some((message, is_hopeless)),
             _ => None,
         })
     };
     let illegal = "illegal instruction";
     let mut core = ready_core();
     assert!((0..4).all(|at| die(&mut core, at, illegal).is_none()));
-    assert!(die(&mut core, 5, illegal).unwrap().contains(illegal));
+    let (message, is_hopeless) = die(&mut core, 5, illegal).unwrap();
+    assert!(message.contains(illegal) && !is_hopeless, "{message}");
     let mut core = ready_core();
     assert!((0..5).all(|minute| die(&mut core, 60 * minute, illegal).is_none()));
     let loader = "evoring-executor: error while loading shared libraries: libtorch_cpu.so: cannot open shared object file: No such file or directory";
-    let message = die(&mut ready_core(), 0, loader).unwrap();
+    let (message, is_hopeless) = die(&mut ready_core(), 0, loader).unwrap();
+    assert!(is_hopeless);
     assert!(
         message.contains("libtorch_cpu.so") && message.contains("make setup"),
         "{message}"
@@ -535,8 +540,8 @@ fn a_refused_agent_says_why() {
     assert!(
         actions
             .iter()
-            .any(|a| matches!(a, Action::Exit(text) if text.contains("run the same build")))
+            .any(|a| matches!(a, Action::Exit { message, is_hopeless: true } if message.contains("run the same build")))
     );
     let actions = connected_core().handle(refuse(ErrorCode::NotReady), seconds(0));
-    assert!(!actions.iter().any(|a| matches!(a, Action::Exit(_))));
+    assert!(!actions.iter().any(|a| matches!(a, Action::Exit { .. })));
 }

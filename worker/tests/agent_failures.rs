@@ -206,6 +206,17 @@ fn a_panic_is_its_items_alone() {
         assert_eq!(run_of(&actions), None);
     }
     let actions = core.handle(dies(7), START);
+    // The coordinator would blame the first open item of what an executor ran at its end.
+    let is_blamed = |action: &Action| {
+        matches!(
+            action,
+            Action::Send {
+                report: WorkerReport::ExecutorExited { ran: Some(_), .. },
+                ..
+            }
+        )
+    };
+    assert!(!actions.iter().any(is_blamed), "{actions:?}");
     let lost = outcomes(&actions);
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert_eq!(lost[0].index, ItemIndex(2));
@@ -228,6 +239,12 @@ fn a_panic_is_its_items_alone() {
     };
     let actions = core.handle(report(ExecutorReport::RankFailed { task, error }), START);
     assert_eq!(run_of(&actions), None);
+    // One that hangs at its end is killed.
+    let is_killed = |core: &mut Core, ms| {
+        let actions = core.handle(Event::Tick, Duration::from_millis(ms));
+        actions.contains(&Action::Kill { slot: SLOT })
+    };
+    assert!(!is_killed(&mut core, 1_900) && is_killed(&mut core, 2_100));
     assert_eq!(outcomes(&core.handle(dies(8), START)), []);
     assert_eq!(run_of(&make_ready(&mut core, 9)), Some(task + 1));
 }
@@ -242,7 +259,7 @@ fn an_executor_that_was_ready_may_die_often() {
         assert!(
             !actions
                 .iter()
-                .any(|action| matches!(action, Action::Exit(_))),
+                .any(|action| matches!(action, Action::Exit { .. })),
             "{actions:?}"
         );
         assert!(

@@ -37,6 +37,8 @@ const LEASED_ITEM_BYTES: usize = 10;
 struct Slot {
     process: u32,
     is_ready: bool,
+    /// Its executor panicked at this time, and is about to end.
+    dying_since: Option<Duration>,
     running: Option<Running>,
     queue: VecDeque<Work>,
     deaths: VecDeque<Duration>,
@@ -130,7 +132,7 @@ impl Core {
                     slot.process = process;
                 }
             }
-            Event::Report { slot, report } => self.report(slot, report),
+            Event::Report { slot, report } => self.report(slot, report, now),
             Event::ExecutorExited {
                 slot,
                 process,
@@ -268,9 +270,10 @@ impl Core {
                 )));
             }
             WorkerCommand::Refuse(error) => {
-                self.actions.push(Action::Exit(format!(
-                    "the coordinator refused this worker: {error}"
-                )));
+                self.actions.push(Action::Exit {
+                    message: format!("the coordinator refused this worker: {error}"),
+                    is_hopeless: true,
+                });
             }
             WorkerCommand::Grant {
                 lease,
@@ -441,13 +444,18 @@ impl Core {
 
     fn tick(&mut self, now: Duration) {
         for (index, slot) in self.slots.iter_mut().enumerate() {
-            if let Some(running) = &mut slot.running
-                && running
-                    .stopping_since
-                    .is_some_and(|since| now.saturating_sub(since) > STOP_GRACE)
-            {
+            let stopping = slot
+                .running
+                .as_mut()
+                .map(|running| &mut running.stopping_since);
+            let overdue = [stopping, Some(&mut slot.dying_since)]
+                .into_iter()
+                .flatten()
+                .flatten()
+                .find(|since| now.saturating_sub(**since) > STOP_GRACE);
+            if let Some(since) = overdue {
                 // Once: the next look comes a grace period later.
-                running.stopping_since = Some(now);
+                *since = now;
                 self.actions.push(Action::Kill {
                     slot: SlotIndex(index as u32),
                 });

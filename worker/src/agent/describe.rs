@@ -15,9 +15,11 @@ pub fn missing_library(last_lines: &str) -> Option<&str> {
 /// What to say about an executor's end.
 pub fn describe_exit(status: &str, last_lines: &str) -> String {
     if let Some(line) = missing_library(last_lines) {
+        // Behind the program's own path, which may hold such a name.
+        let library = line.rsplit("shared libraries:").next().unwrap_or(line);
         let is_libtorch = ["libtorch", "libc10", "libgomp"]
             .iter()
-            .any(|name| line.contains(name));
+            .any(|name| library.contains(name));
         let what_to_do = match is_libtorch {
             true => "A library of libtorch is missing: run `make setup`, which fetches it",
             false => "Install the system's package that has this library",

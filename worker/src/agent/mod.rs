@@ -1,6 +1,6 @@
 //! The agent. [`core`] decides (no clock, no IO), the rest carries out: [`session`] talks to the
-//! coordinator, [`executors`] starts processes, [`blobs`] moves files (`handed`: those of executors), [`http`] serves metrics,
-//! [`mod@run`] connects them.
+//! coordinator, [`executors`] starts processes, [`blobs`] moves files (`handed`: those that executors
+//! hand over), [`http`] serves metrics, [`mod@run`] connects them.
 
 pub mod blobs;
 mod cache;

@@ -218,7 +218,11 @@ impl Agent {
             } => self.executors.send(slot, Some(process), *command),
             Action::Count(counter) => self.count(counter),
             Action::Log(line) => tracing::info!("{line}"),
-            Action::Exit(message) => return Err(Hopeless(message).into()),
+            Action::Exit {
+                message,
+                is_hopeless: true,
+            } => return Err(Hopeless(message).into()),
+            Action::Exit { message, .. } => anyhow::bail!(message),
         }
         Ok(None)
     }

@@ -64,7 +64,7 @@ pub struct Running {
     pub work: Work,
     /// Whether the executor was given it.
     pub is_delivered: bool,
-    /// The executor told that it panicked, and with what.
+    /// The executor told that it panicked; with what, it tells next.
     pub has_panicked: bool,
     /// When it was told to stop.
     pub stopping_since: Option<Duration>,
@@ -214,8 +214,13 @@ pub enum Action {
     Count(Counter),
     /// A line for the agent's own log.
     Log(String),
-    /// End the agent with an error that it would meet again.
-    Exit(String),
+    /// End the agent with an error.
+    Exit {
+        /// What failed, and what to do.
+        message: String,
+        /// Whether it would fail again if it were started again.
+        is_hopeless: bool,
+    },
 }
 
 /// What metrics count.

@@ -42,7 +42,7 @@ fn task_of(report: &ExecutorReport) -> Option<u64> {
 }
 
 impl Core {
-    pub(super) fn report(&mut self, index: SlotIndex, report: ExecutorReport) {
+    pub(super) fn report(&mut self, index: SlotIndex, report: ExecutorReport, now: Duration) {
         let Some(slot) = self.slots.get_mut(index.0 as usize) else {
             return;
         };
@@ -100,6 +100,7 @@ impl Core {
             (ExecutorReport::Panicked { .. }, _) => {
                 running.has_panicked = true;
                 slot.is_ready = false;
+                slot.dying_since = Some(now);
             }
             (ExecutorReport::Log { line, .. }, work) => {
                 let (job, lines) = (work.job(), vec![cut(line)]);
@@ -139,7 +140,10 @@ impl Core {
                 let message = format!(
                     "executors of two numerics classes on one host: {known} and {numerics}; build again"
                 );
-                self.actions.push(Action::Exit(message));
+                self.actions.push(Action::Exit {
+                    message,
+                    is_hopeless: true,
+                });
             }
             _ => self.numerics = Some(numerics),
         }
@@ -159,6 +163,7 @@ impl Core {
         };
         slot.process = 0;
         slot.is_ready = false;
+        slot.dying_since = None;
         slot.deaths.push_back(now);
         slot.deaths
             .retain(|death| now.saturating_sub(*death) < DEATH_WINDOW);
@@ -171,7 +176,10 @@ impl Core {
         );
         self.actions.push(Action::Count(Counter::ExecutorDied));
         self.actions.push(Action::Log(message.clone()));
-        let given = running.as_ref().filter(|running| running.is_delivered);
+        // What an executor that panicked ran is told by its own reports, and blamed once.
+        let given = running
+            .as_ref()
+            .filter(|running| running.is_delivered && !running.has_panicked);
         self.send_soft(WorkerReport::ExecutorExited {
             slot: index,
             process,
@@ -183,12 +191,18 @@ impl Core {
             self.died(running, &message);
         }
         if missing_library(&last_lines).is_some() {
-            self.actions.push(Action::Exit(message));
+            self.actions.push(Action::Exit {
+                message,
+                is_hopeless: true,
+            });
         } else if deaths >= DEATHS {
             let message = format!(
                 "{message}; {deaths} deaths within a minute. Its last lines:\n{last_lines}"
             );
-            self.actions.push(Action::Exit(message));
+            self.actions.push(Action::Exit {
+                message,
+                is_hopeless: false,
+            });
         } else {
             self.actions.push(Action::Start {
                 slot: index,
