@@ -6,7 +6,7 @@
 
 mod stage;
 
-use stage::{DYING, FAITHFUL, Local, STUBBORN, Stage, lives, wait_for};
+use stage::{DYING, FAITHFUL, HOPELESS, Local, STUBBORN, Stage, lives, wait_for};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ fn nohup_is_heeded() {
     local.signal("-HUP");
     local.signal("-INT");
     assert_eq!(local.child.wait().unwrap().code(), Some(0));
-    let mut local = stage.local("plain");
+    let mut local = stage.local_on_a_terminal("plain");
     assert!(!ignores_hangup(&local));
     local.signal("-HUP");
     assert_ne!(local.child.wait().unwrap().code(), Some(0));
@@ -118,6 +118,53 @@ fn dying_children_end_the_cluster() {
             && text.contains("no libtorch, run make setup"),
         "{text}"
     );
+}
+
+// Claim: a child that says that it would die again ends the cluster at once, with its last lines.
+// Method: workers that end with status 78; how often they were started.
+#[test]
+fn hopeless_children_end_the_cluster_at_once() {
+    let stage = Stage::new(FAITHFUL, HOPELESS);
+    let output = stage.output(&["local", "--workers", "1", "--dir", "cluster"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(
+        text.contains("w1 cannot run here (exit status: 78)")
+            && text.contains("the coordinator refused this worker"),
+        "{text}"
+    );
+    let log = fs::read_to_string(stage.path("cluster/w1.log")).unwrap();
+    assert_eq!(log.matches("[evoring] w1 ended").count(), 1, "{log}");
+}
+
+// Claim: wrong arguments are a JSON object under `--json`, and the same words for people without it.
+// Method: a command that there is not, and a number that is none.
+#[test]
+fn usage_errors_have_a_json_form() {
+    let stage = Stage::new(FAITHFUL, FAITHFUL);
+    for arguments in [
+        ["--json", "lcoal"].as_slice(),
+        &["local", "--workers", "x", "--json"],
+    ] {
+        let output = stage.output(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(error["error"]["code"], "usage");
+        let message = error["error"]["message"].as_str().unwrap();
+        let plain: Vec<&str> = arguments
+            .iter()
+            .copied()
+            .filter(|a| *a != "--json")
+            .collect();
+        let told = stage.output(&plain);
+        let told = String::from_utf8_lossy(&told.stderr);
+        let first = message.lines().next().unwrap();
+        assert!(
+            first.contains("'lcoal'") || first.contains("'x'"),
+            "{message}"
+        );
+        assert!(told.contains(first), "{told}");
+    }
 }
 
 // Claim: two clusters run beside each other, and one folder belongs to one cluster. Method: two

@@ -31,6 +31,8 @@ enum Story {
     Withheld,
     /// It failed.
     Failed,
+    /// It runs for ever, and is not cancelled.
+    Running,
 }
 
 impl Coordinator {
@@ -75,7 +77,8 @@ async fn serve(connection: Connection, story: Story) -> Result<(), TransportErro
             sender.send(&reply).await?;
         }
         match (&request, &story) {
-            (ClientRequest::Blob { .. }, Story::Withheld) => {
+            (ClientRequest::Blob { .. }, Story::Withheld)
+            | (ClientRequest::Follow { .. }, Story::Running) => {
                 tokio::spawn(async move {
                     std::future::pending::<()>().await;
                     drop(sender);
@@ -97,7 +100,9 @@ fn replies(request: &ClientRequest, story: &Story) -> Vec<ClientReply> {
             vec![ClientReply::Job(Box::new(job(story)))]
         }
         ClientRequest::Blob { .. } => match story {
-            Story::Withheld | Story::Failed => vec![ClientReply::BlobStart { bytes: 1 }],
+            Story::Withheld | Story::Failed | Story::Running => {
+                vec![ClientReply::BlobStart { bytes: 1 }]
+            }
             Story::Made(bytes) => vec![
                 ClientReply::BlobStart {
                     bytes: bytes.len() as u64,
@@ -135,6 +140,7 @@ fn job(story: &Story) -> JobView {
         Story::Made(bytes) => (JobStatus::Finished, vec![artifact(Digest::of(bytes))]),
         Story::Withheld => (JobStatus::Finished, vec![artifact(Digest([7; 32]))]),
         Story::Failed => (JobStatus::Failed, Vec::new()),
+        Story::Running => (JobStatus::Running, Vec::new()),
     };
     JobView {
         job: JobId(1),
@@ -234,6 +240,62 @@ fn closed_standard_output_keeps_the_verdict() {
     let _coordinator = Coordinator::of_cluster(&cluster_folder(&stage), Story::Failed);
     let status = wait_for("the end of the run", || child.try_wait().unwrap());
     assert_eq!(status.code(), Some(1));
+}
+
+// Claim: `fetch` that is interrupted says so by its exit code and leaves nothing behind, also while it
+// waits for a coordinator that does not answer. Method: an artifact that never comes, and a
+// coordinator that is not there.
+#[test]
+fn interrupted_fetch_leaves_nothing() {
+    let stage = Stage::new(FAITHFUL, FAITHFUL);
+    let _local = stage.local("cluster");
+    let folder = stage.path("cluster");
+    let partial = || {
+        let entries = fs::read_dir(stage.folder.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.contains("fetched")).count()
+    };
+    let interrupted = || {
+        let mut command = stage.command(&["fetch", "1", "fetched"]);
+        command
+            .env("EVORING_CLUSTER", folder.join("cluster.json"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut child = spawn(&mut command);
+        wait_for("the partial folder", || (partial() == 1).then_some(()));
+        signal(&child, "-INT");
+        wait_for("the end of fetch", || child.try_wait().unwrap()).code()
+    };
+    assert_eq!((interrupted(), partial()), (Some(130), 0));
+    let _coordinator = Coordinator::of_cluster(&folder, Story::Withheld);
+    assert_eq!((interrupted(), partial()), (Some(130), 0));
+}
+
+// Claim: where the coordinator does not confirm that the job is cancelled, Ctrl-C keeps the cluster's
+// folder and does not say that it is. Method: a job that runs for ever and refuses to be cancelled.
+#[test]
+fn an_unconfirmed_cancellation_keeps_the_folder() {
+    let stage = Stage::new(FAITHFUL, FAITHFUL);
+    fs::write(stage.path("job.toml"), JOB).unwrap();
+    let log = stage.path("stderr");
+    let mut command = stage.command(&["run", "job.toml", "--workers", "1", "--out", "out"]);
+    command
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).unwrap());
+    let mut child = spawn(&mut command);
+    let folder = cluster_folder(&stage);
+    let _coordinator = Coordinator::of_cluster(&folder, Story::Running);
+    let said = || fs::read_to_string(&log).unwrap();
+    wait_for("the job", || said().contains("job 1").then_some(()));
+    signal(&child, "-INT");
+    let status = wait_for("the end of the run", || child.try_wait().unwrap());
+    let said = said();
+    assert_eq!(status.code(), Some(130), "{said}");
+    assert!(
+        said.contains("stopped with its cluster") && !said.contains("cancelled"),
+        "{said}"
+    );
+    assert!(folder.join("cluster.json").exists());
 }
 
 // Claim: Ctrl-C while results are fetched loses nothing: the finished job stays in the cluster's

@@ -2,7 +2,7 @@
 
 use super::signals::Signals;
 use super::{Context, resolve};
-use crate::args::FetchArgs;
+use crate::args::{FetchArgs, JobRef};
 use crate::artifacts::folder::OutFolder;
 use crate::artifacts::report::RunFacts;
 use crate::artifacts::{Written, fetch as fetch_artifacts};
@@ -19,8 +19,27 @@ pub(super) async fn fetch(context: &Context, arguments: FetchArgs) -> Result<Exi
     // Before the folder is made, which is removed again when a signal cuts the transfer short.
     let mut signals = Signals::new()?;
     let out = OutFolder::prepare(&arguments.dir)?;
+    let (view, written) = tokio::select! {
+        biased;
+        exit = signals.next() => {
+            return Err(Failure::new(exit, "interrupted; nothing was written"));
+        }
+        transferred = transfer(context, arguments.job, &out) => transferred?,
+    };
+    let place = out.place().to_owned();
+    let replaced = out.put_in_place(&written.files)?;
+    show(context.style, &view, &place, &written, replaced)?;
+    Ok(Exit::Ok)
+}
+
+/// Fetches the results into the folder that is being filled.
+async fn transfer(
+    context: &Context,
+    job: JobRef,
+    out: &OutFolder,
+) -> Result<(Box<JobView>, Written), Failure> {
     let mut client = context.client()?;
-    let job = resolve(&mut client, arguments.job).await?;
+    let job = resolve(&mut client, job).await?;
     let view = match client.ask(&ClientRequest::Show { job }).await? {
         ClientReply::Job(view) => view,
         other => return Err(unexpected("Show", &other)),
@@ -38,18 +57,9 @@ pub(super) async fn fetch(context: &Context, arguments: FetchArgs) -> Result<Exi
         workers: workers(&mut client).await?,
         ..RunFacts::default()
     };
-    let written = tokio::select! {
-        biased;
-        exit = signals.next() => {
-            return Err(Failure::new(exit, "interrupted; nothing was written"));
-        }
-        written = fetch_artifacts(&mut client, &view, &facts, out.staging()) => written?,
-    };
+    let written = fetch_artifacts(&mut client, &view, &facts, out.staging()).await?;
     client.close().await;
-    let place = out.place().to_owned();
-    let replaced = out.put_in_place(&written.files)?;
-    show(context.style, &view, &place, &written, replaced)?;
-    Ok(Exit::Ok)
+    Ok((view, written))
 }
 
 /// Workers for `report.json`.

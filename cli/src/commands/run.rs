@@ -114,6 +114,8 @@ struct Progress {
     is_finished: Cell<bool>,
     /// Whether the coordinator said that it is cancelled.
     is_cancelled: Cell<bool>,
+    /// Whether it failed before it could be cancelled.
+    has_failed: Cell<bool>,
     /// Processes that were started again.
     restarts: Cell<u64>,
 }
@@ -149,6 +151,9 @@ impl Run {
                     (Some(hint), _) => hint,
                     (None, Some(_)) if self.progress.is_cancelled.get() => {
                         "the job was cancelled and nothing was written".to_owned()
+                    }
+                    (None, Some(_)) if self.progress.has_failed.get() => {
+                        "the job had failed already and nothing was written".to_owned()
                     }
                     (None, Some(_)) => {
                         "the job was stopped with its cluster and nothing was written".to_owned()
@@ -254,6 +259,7 @@ async fn cancel(access: Access, job: JobId, progress: &Progress) {
         progress
             .is_cancelled
             .set(view.status == JobStatus::Cancelled);
+        progress.has_failed.set(view.status == JobStatus::Failed);
     }
 }
 

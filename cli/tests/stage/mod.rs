@@ -18,6 +18,9 @@ pub const STUBBORN: &str = "trap '' TERM\ncat\nsleep 60";
 /// Dies at once.
 pub const DYING: &str = "echo 'no libtorch, run make setup' >&2\nexit 7";
 
+/// Says that it would die again.
+pub const HOPELESS: &str = "echo 'the coordinator refused this worker' >&2\nexit 78";
+
 /// Held while a program is written, and while a process is started: a child born in between would
 /// inherit the open file, and a program that is open for writing cannot be executed.
 static FORK: Mutex<()> = Mutex::new(());
@@ -82,6 +85,19 @@ impl Stage {
                 "trap '' HUP; exec ./evoring local --workers 2 --dir \"$0\"",
                 dir,
             ])
+            .current_dir(self.folder.path())
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env_remove("EVORING_CLUSTER")
+            .stdin(Stdio::null());
+        self.local_by(command, dir)
+    }
+
+    /// As a terminal starts it, whatever these tests were started by.
+    pub fn local_on_a_terminal(&self, dir: &str) -> Local {
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=HUP", "./evoring", "local"])
+            .args(["--workers", "2", "--dir", dir])
             .current_dir(self.folder.path())
             .env("XDG_STATE_HOME", self.path("state"))
             .env_remove("EVORING_CLUSTER")
