@@ -56,10 +56,33 @@ pub fn kill_counts(events: &[Event], stage: &str, victim: Victim, struck: &[Stru
 /// its workers go on).
 pub fn was_tried_again(events: &[Event], stage: &str, victim: Victim, struck: &[Struck]) -> bool {
     let within = within(events, stage);
-    let is_retry = |event: &Event| {
-        matches!(event.kind, EventKind::ItemsRetried { .. }) && stage_of(&event.kind) == Some(stage)
+    let has_retry = |dead: &Struck| {
+        let mut holders: BTreeMap<Item, &WorkerId> = BTreeMap::new();
+        within.iter().any(|event| match &event.kind {
+            EventKind::LeaseGranted {
+                job,
+                demand,
+                worker,
+                items,
+                ..
+            } => {
+                let items = items.iter().map(|(index, _)| (*job, *demand, *index));
+                holders.extend(items.map(|item| (item, worker)));
+                false
+            }
+            EventKind::ItemsRetried {
+                job,
+                demand,
+                stage: s,
+                items,
+                ..
+            } if s == stage && event.number > dead.seen => items.iter().any(|(index, _)| {
+                let holder = holders.get(&(*job, *demand, *index));
+                holder.is_some_and(|holder| **holder == dead.worker)
+            }),
+            _ => false,
+        })
     };
-    let has_retry = |dead: &Struck| after(within, dead.seen).iter().any(is_retry);
     let has_new_roster = |dead: &Struck| {
         let mut lost = lost_rosters(events, stage, victim, dead);
         lost.any(|roster| roster.is_formed_again())
