@@ -270,7 +270,7 @@ mod tests {
     async fn large_files_pass_in_pieces() {
         let (folder, blobs) = open(4);
         let bytes: Vec<u8> = (0..2 * PIECE_BYTES + 77)
-            .map(|k| (k * k >> 7) as u8)
+            .map(|k| ((k * k) >> 7) as u8)
             .collect();
         let digest = stored(&folder, &blobs, &bytes).await;
         assert_eq!(digest, Digest::of(&bytes));
