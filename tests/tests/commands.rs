@@ -1,5 +1,5 @@
 //! Claim: what a user looks at while a job runs and afterwards shows what really happened: `logs`,
-//! `plot`, `completions`.
+//! `plot`, `completions`, the metrics.
 //!
 //! Method: the real binaries and small jobs; what is shown is compared with the events and with the
 //! artifacts. How pictures and tables look is tested in `cli`.
@@ -11,6 +11,8 @@ use evoring_tests::images;
 use evoring_tests::job::PruneJob;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -266,4 +268,70 @@ fn completions_complete() {
         completed(&["evoring", "plot", "1", "--what", "f"]),
         set(&["fitness", "front", "filters"])
     );
+}
+
+/// The body of a page over plain HTTP.
+fn get(address: &str, page: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("a metrics address");
+    let request = format!("GET {page} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    body.to_owned()
+}
+
+/// Claim: coordinator and agents serve the metrics of docs/metrics.md, each of the kind that is
+/// written there, and no other; what counts has counted.
+/// Method: after a job, names and kinds of both pages against the tables.
+#[test]
+fn metrics_are_those_documented() {
+    let _alone = alone();
+    let cluster = Cluster::start(2);
+    let job = submit(&cluster);
+    let view = cluster.wait_for_end(job);
+    assert_eq!(view["status"], "finished", "{view}\n{}", cluster.logs());
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let document = std::fs::read_to_string(document).expect("docs/metrics.md");
+    let documented: BTreeSet<(&str, &str)> = document
+        .lines()
+        .filter_map(|line| {
+            let (name, rest) = line.strip_prefix("| `evoring_")?.split_once('`')?;
+            let kind = rest.strip_prefix(" | ")?.split(' ').next()?;
+            Some((name.split('{').next()?, kind))
+        })
+        .collect();
+    let announced = json(&cluster.folder().join("coordinator.json"));
+    let workers = cluster.workers().expect("workers");
+    let field = |value: &Value| value.as_str().expect("an address").to_owned();
+    let worker = field(&workers[0]["metrics"]);
+    let worker = worker
+        .trim_start_matches("http://")
+        .trim_end_matches("/metrics");
+    let pages = [
+        get(&field(&announced["http"]), "/metrics"),
+        get(worker, "/metrics"),
+    ];
+    let served: BTreeSet<(&str, &str)> = pages
+        .iter()
+        .flat_map(|page| page.lines())
+        .filter_map(|line| line.strip_prefix("# TYPE evoring_")?.split_once(' '))
+        .collect();
+    assert_eq!(served, documented);
+    let value = |page: &str, name: &str| -> f64 {
+        let line = page.lines().find_map(|line| line.strip_prefix(name));
+        let text = line.unwrap_or_else(|| panic!("{name} in {page}"));
+        text.trim().parse().expect("a number")
+    };
+    let ended = "evoring_coordinator_jobs_ended_total{how=\"finished\"}";
+    assert_eq!(value(&pages[0], ended), 1.0);
+    for (page, name) in [
+        (0, "evoring_coordinator_items_granted_total"),
+        (0, "evoring_coordinator_rosters_committed_total"),
+        (1, "evoring_worker_items_total"),
+        (1, "evoring_worker_ranks_total"),
+    ] {
+        assert!(value(&pages[page], name) > 0.0, "{name}");
+    }
 }
