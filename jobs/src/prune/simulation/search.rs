@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::network::NetworkSpec;
+use crate::prune::search::SearchState;
 
 /// Claim: generation 0 holds the full net (random masks alone answer at chance, and the size term
 /// would rule), no chromosome has an empty layer, and best fitness never decreases.
@@ -66,4 +67,30 @@ fn children_have_the_wanted_size() {
         assert!(filled + other > 100);
         assert_eq!(other == 0, is_fit, "{filled} filled, {other} others");
     }
+}
+
+/// Claim: an elite keeps the score that it was chosen for, so that the best fitness never falls, also
+/// where the same net answers worse when it is asked again.
+/// Method: three generations of which each answers worse than the one before, elites included.
+#[test]
+fn elites_keep_their_scores() {
+    let JobDriver::PruneV1(driver) = &spec::parse("job.toml", JOB).unwrap().driver;
+    let job = driver.job();
+    let l1: Vec<Vec<u32>> = [12, 16, 110].map(|filters| (0..filters).collect()).to_vec();
+    let mut search = SearchState::new(job, &l1);
+    let mut best = Vec::new();
+    for correct in [400, 200, 0] {
+        let asked = search.genomes().len();
+        // Among nets within the size one is better than the others.
+        let scores: Vec<Score> = (0..asked as u32)
+            .map(|index| Score {
+                correct: correct + u32::from(index == 5),
+                total: 500,
+            })
+            .collect();
+        search.enter(job, &scores, asked as u32, 0);
+        best.push(search.summary(job).unwrap().best_fitness);
+        assert!(search.advance(job, &l1));
+    }
+    assert_eq!(best, [401.0 / 500.0 + 0.3; 3]);
 }
