@@ -60,6 +60,8 @@ pub(super) struct Suspicion {
     pub reason: String,
     /// Monotonic time until which the peer's own report, or that of its agent, is awaited.
     pub until_ms: u64,
+    /// It was given more time, because this process stood still.
+    pub is_prolonged: bool,
 }
 
 impl GangWork {
@@ -357,7 +359,11 @@ impl Scheduler {
         if let Some(work) = self.gangs.get_mut(&(job, demand)) {
             *work = GangWork {
                 progress: work.progress.take(),
-                heard_since_ms: if work.is_puzzling { now_ms } else { 0 },
+                // A loss that came while another end of the roster was on its way is a puzzle too.
+                heard_since_ms: match work.is_puzzling || work.suspicion.is_some() {
+                    true => now_ms,
+                    false => 0,
+                },
                 not_before_ms: work.not_before_ms,
                 rosters: std::mem::take(&mut work.rosters),
                 blamed: work.blamed,
@@ -397,14 +403,18 @@ impl Scheduler {
             work.suspicion.get_or_insert(Suspicion {
                 reason: format!("rank {}: {message}", held.rank),
                 until_ms: context.now.mono_ms + SUSPECTED_MS,
+                is_prolonged: false,
             });
         }
     }
 
-    /// This process stood still: what its workers said meanwhile is heard first.
+    /// This process stood still: what its workers said meanwhile is heard first. Once for each
+    /// suspicion, so that it ends on a machine that stands still all the time.
     pub(super) fn prolong_suspicions(&mut self, now_ms: u64) {
         for suspicion in self.gangs.values_mut().flat_map(|work| &mut work.suspicion) {
-            suspicion.until_ms = now_ms + SUSPECTED_MS;
+            if !std::mem::replace(&mut suspicion.is_prolonged, true) {
+                suspicion.until_ms = now_ms + SUSPECTED_MS;
+            }
         }
     }
 
@@ -483,7 +493,7 @@ impl Scheduler {
         };
         // A roster that lost a member does not end as one that merely grows.
         let work = self.gangs.get(&(job, demand));
-        if work.is_some_and(|work| work.suspicion.is_some()) {
+        if work.is_some_and(|work| work.suspicion.is_some() || work.is_breaking) {
             return;
         }
         let (Some(roster), Some(Checkpoint { step, .. })) = (&gang.roster, gang.checkpoint) else {
