@@ -226,6 +226,18 @@ fn a_panic_is_its_items_alone() {
     );
     assert_eq!(run_of(&make_ready(&mut core, 8)), Some(task + 1));
 
+    // One that is killed before it tells with what dies like any other.
+    let task = task + 1;
+    core.handle(prepared(8, task), START);
+    core.handle(report(ExecutorReport::Panicked { task }), START);
+    let lost = outcomes(&core.handle(dies(8), START));
+    assert_eq!(
+        lost[0].result.as_ref().unwrap_err().cause,
+        FailureCause::Failed
+    );
+    core.handle(grant(4, 1), START);
+    assert_eq!(run_of(&make_ready(&mut core, 8)), Some(task + 1));
+
     // The same for a rank, whose end frees its slot while the executor is dying.
     let task = task + 1;
     core.handle(prepared(8, task), START);

@@ -12,10 +12,12 @@ use object_store::{GetResult, ObjectStore, ObjectStoreExt};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWriteExt as _, BufReader};
 
-/// Bytes of a blob that are held in memory while it is stored.
+/// Bytes of a blob in one piece; two are in memory while it is stored.
 const PIECE_BYTES: usize = 8 << 20;
+/// Bytes read at once.
+const READ_BYTES: usize = 1 << 20;
 
 /// A blob that cannot be stored or fetched.
 #[derive(Debug, thiserror::Error)]
@@ -139,11 +141,14 @@ impl Blobs {
             .map_err(file_error(path))?;
         let place = BlobPath::from(digest.blob_path());
         // Also over a blob of this name: it may be damaged, and the same bytes do no harm.
-        let mut writer = BufWriter::with_capacity(Arc::clone(&self.store), place, PIECE_BYTES);
-        let mut file = tokio::fs::File::open(path)
+        // One piece on its way: the file system takes them one after the other anyway.
+        let mut writer = BufWriter::with_capacity(Arc::clone(&self.store), place, PIECE_BYTES)
+            .with_max_concurrency(1);
+        let file = tokio::fs::File::open(path)
             .await
             .map_err(file_error(path))?;
-        let written = match tokio::io::copy(&mut file, &mut writer).await {
+        let mut file = BufReader::with_capacity(READ_BYTES, file);
+        let written = match tokio::io::copy_buf(&mut file, &mut writer).await {
             Ok(_) => writer.shutdown().await,
             Err(error) => {
                 // What stays of it is nobody's blob.

@@ -403,6 +403,7 @@ impl Core {
             work: work.clone(),
             is_delivered: false,
             has_panicked: false,
+            has_told_panic: false,
             stopping_since: None,
         });
         let process = slot.process;
@@ -448,14 +449,19 @@ impl Core {
                 .running
                 .as_mut()
                 .map(|running| &mut running.stopping_since);
-            let overdue = [stopping, Some(&mut slot.dying_since)]
+            let mut is_overdue = false;
+            for since in [stopping, Some(&mut slot.dying_since)]
                 .into_iter()
                 .flatten()
                 .flatten()
-                .find(|since| now.saturating_sub(**since) > STOP_GRACE);
-            if let Some(since) = overdue {
-                // Once: the next look comes a grace period later.
-                *since = now;
+            {
+                if now.saturating_sub(*since) > STOP_GRACE {
+                    // Once: the next look comes a grace period later.
+                    *since = now;
+                    is_overdue = true;
+                }
+            }
+            if is_overdue {
                 self.actions.push(Action::Kill {
                     slot: SlotIndex(index as u32),
                 });

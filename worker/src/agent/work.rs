@@ -66,6 +66,8 @@ pub struct Running {
     pub is_delivered: bool,
     /// The executor told that it panicked; with what, it tells next.
     pub has_panicked: bool,
+    /// It told that too.
+    pub has_told_panic: bool,
     /// When it was told to stop.
     pub stopping_since: Option<Duration>,
 }

@@ -60,6 +60,9 @@ impl Core {
             return;
         }
         let is_stopping = running.stopping_since.is_some();
+        let is_error = matches!(&report, ExecutorReport::Items { outcomes, .. }
+            if outcomes.iter().any(|outcome| outcome.result.is_err()));
+        running.has_told_panic |= running.has_panicked && is_error;
         match (report, &mut running.work) {
             (ExecutorReport::Items { mut outcomes, .. }, Work::Items { lease, pending, .. }) => {
                 outcomes.retain(|outcome| pending.remove(&outcome.index));
@@ -179,7 +182,7 @@ impl Core {
         // What an executor that panicked ran is told by its own reports, and blamed once.
         let given = running
             .as_ref()
-            .filter(|running| running.is_delivered && !running.has_panicked);
+            .filter(|running| running.is_delivered && !running.has_told_panic);
         self.send_soft(WorkerReport::ExecutorExited {
             slot: index,
             process,
@@ -219,7 +222,7 @@ impl Core {
             message: cut(message.to_owned()),
             cause,
         };
-        let cause = if running.is_delivered && !running.has_panicked {
+        let cause = if running.is_delivered && !running.has_told_panic {
             FailureCause::Failed
         } else {
             FailureCause::Lost
