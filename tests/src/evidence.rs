@@ -57,17 +57,24 @@ pub fn kill_counts(events: &[Event], stage: &str, victim: Victim, struck: &[Stru
 pub fn was_tried_again(events: &[Event], stage: &str, victim: Victim, struck: &[Struck]) -> bool {
     let within = within(events, stage);
     let has_retry = |dead: &Struck| {
-        let mut holders: BTreeMap<Item, &WorkerId> = BTreeMap::new();
+        // Of work handed out before the strike: two workers where a slow one was copied.
+        let mut holders: BTreeMap<Item, BTreeSet<&WorkerId>> = BTreeMap::new();
         within.iter().any(|event| match &event.kind {
             EventKind::LeaseGranted {
                 job,
                 demand,
                 worker,
                 items,
+                is_copy,
                 ..
-            } => {
-                let items = items.iter().map(|(index, _)| (*job, *demand, *index));
-                holders.extend(items.map(|item| (item, worker)));
+            } if event.number <= dead.seen => {
+                for (index, _) in items {
+                    let holders = holders.entry((*job, *demand, *index)).or_default();
+                    if !is_copy {
+                        holders.clear();
+                    }
+                    holders.insert(worker);
+                }
                 false
             }
             EventKind::ItemsRetried {
@@ -78,7 +85,7 @@ pub fn was_tried_again(events: &[Event], stage: &str, victim: Victim, struck: &[
                 ..
             } if s == stage && event.number > dead.seen => items.iter().any(|(index, _)| {
                 let holder = holders.get(&(*job, *demand, *index));
-                holder.is_some_and(|holder| **holder == dead.worker)
+                holder.is_some_and(|holders| holders.contains(&dead.worker))
             }),
             _ => false,
         })

@@ -133,7 +133,11 @@ fn full_disk_loses_nothing() {
     }
     let before = cluster.job(job).expect("reads are answered");
     assert_eq!(before["status"], "running", "{before}");
-    let done = recorded(&cluster.events().expect("reads are answered"));
+    let events = cluster.events().expect("reads are answered");
+    // Asked of the coordinator that says so: what it cannot write down ends with it.
+    let full = |kind: &EventKind| matches!(kind, EventKind::CoordinatorReadOnly { reason } if reason.contains(&disk));
+    assert!(events.iter().any(|event| full(&event.kind)));
+    let done = recorded(&events);
     let assert_kept = |accepted: &[u64], when: &str| {
         let view = cluster.wait_for("the job", || cluster.job(job));
         assert!(
@@ -163,8 +167,6 @@ fn full_disk_loses_nothing() {
     let events = cluster.wait_for("events", || cluster.events());
     let numbers: Vec<u64> = events.iter().map(|event| event.number).collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
-    let full = |kind: &EventKind| matches!(kind, EventKind::CoordinatorReadOnly { reason } if reason.contains(&disk));
-    assert!(events.iter().any(|event| full(&event.kind)));
     assert_nothing_recorded_is_repeated(&events);
     cluster.repeatable_bytes(job);
     accepted.push(cluster.submit(&waiting()));
