@@ -5,19 +5,16 @@ use evoring_protocol::Digest;
 use evoring_protocol::limits::BLOB_BYTES;
 use evoring_protocol::work::{FailureCause, WorkError};
 use futures::StreamExt as _;
-use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as BlobPath;
-use object_store::{GetResult, ObjectStore, ObjectStoreExt};
+use object_store::{GetResult, MultipartUpload, ObjectStore, ObjectStoreExt};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Bytes of a blob in one piece; two are in memory while it is stored.
+/// Bytes of a blob that are in memory while it is stored.
 const PIECE_BYTES: usize = 8 << 20;
-/// Bytes read at once.
-const READ_BYTES: usize = 1 << 20;
 
 /// A blob that cannot be stored or fetched.
 #[derive(Debug, thiserror::Error)]
@@ -141,30 +138,49 @@ impl Blobs {
             .map_err(file_error(path))?;
         let place = BlobPath::from(digest.blob_path());
         // Also over a blob of this name: it may be damaged, and the same bytes do no harm.
-        // One piece on its way: the file system takes them one after the other anyway.
-        let mut writer = BufWriter::with_capacity(Arc::clone(&self.store), place, PIECE_BYTES)
-            .with_max_concurrency(1);
-        let file = tokio::fs::File::open(path)
+        let mut upload = self
+            .store
+            .put_multipart(&place)
             .await
-            .map_err(file_error(path))?;
-        let mut file = BufReader::with_capacity(READ_BYTES, file);
-        let written = match tokio::io::copy_buf(&mut file, &mut writer).await {
-            Ok(_) => writer.shutdown().await,
-            Err(error) => {
-                // What stays of it is nobody's blob.
-                let _ = writer.abort().await;
-                Err(error)
-            }
-        };
-        written.map_err(|error| {
-            self.failed(object_store::Error::Generic {
-                store: "blob store",
-                source: Box::new(error),
-            })
-        })?;
+            .map_err(|source| self.failed(source))?;
+        if let Err(error) = self.put_pieces(&mut *upload, path).await {
+            // What stays of it is nobody's blob, and the first error is the one to tell.
+            let _ = upload.abort().await;
+            return Err(error);
+        }
+        upload
+            .complete()
+            .await
+            .map_err(|source| self.failed(source))?;
         // The store has it; a file that stays only takes room.
         let _ = tokio::fs::remove_file(path).await;
         Ok(digest)
+    }
+
+    /// One piece after the other: the file system takes no two at once anyway.
+    async fn put_pieces(
+        &self,
+        upload: &mut dyn MultipartUpload,
+        path: &Path,
+    ) -> Result<(), BlobError> {
+        let mut file = tokio::fs::File::open(path)
+            .await
+            .map_err(file_error(path))?;
+        loop {
+            let mut piece = Vec::with_capacity(PIECE_BYTES);
+            (&mut file)
+                .take(PIECE_BYTES as u64)
+                .read_to_end(&mut piece)
+                .await
+                .map_err(file_error(path))?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            upload
+                .put_part(piece.into())
+                .await
+                .map_err(|source| self.failed(source))?;
+        }
     }
 
     /// A local file with the blob's bytes, which stays while the pin lives.
