@@ -151,6 +151,15 @@ impl Local {
     }
 }
 
+/// Whatever becomes of the test, nothing of it stays: children end with `evoring`.
+impl Drop for Local {
+    fn drop(&mut self) {
+        // It may have been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 pub fn spawn(command: &mut Command) -> Child {
     let _guard = no_fork();
     command.spawn().unwrap()
