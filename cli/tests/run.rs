@@ -11,7 +11,7 @@ use evoring_protocol::{Digest, ErrorCode, JobId, RemoteError, WorkerId};
 use stage::{DYING, FAITHFUL, JOB, Stage, signal, spawn, wait_for};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 
 /// Name of the one artifact.
 const ARTIFACT: &str = "model.txt";
@@ -184,6 +184,25 @@ fn run_to_the_end(stage: &Stage, stderr: Stdio, bytes: &[u8]) -> Option<i32> {
     wait_for("the end of the run", || child.try_wait().unwrap()).code()
 }
 
+/// Runs the job and sends SIGINT once `text` is told: the cluster's folder, how it ended, and what it
+/// told.
+fn interrupt_once_told(stage: &Stage, story: Story, text: &str) -> (PathBuf, ExitStatus, String) {
+    fs::write(stage.path("job.toml"), JOB).unwrap();
+    let log = stage.path("stderr");
+    let mut command = stage.command(&["run", "job.toml", "--workers", "1", "--out", "out"]);
+    command
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).unwrap());
+    let mut child = spawn(&mut command);
+    let folder = cluster_folder(stage);
+    let _coordinator = Coordinator::of_cluster(&folder, story);
+    let said = || fs::read_to_string(&log).unwrap();
+    wait_for(text, || said().contains(text).then_some(()));
+    signal(&child, "-INT");
+    let status = wait_for("the end of the run", || child.try_wait().unwrap());
+    (folder, status, said())
+}
+
 // Claim: a second run replaces what the first wrote and nothing else, and a reader of standard
 // error that goes away (`2>&1 | head`) ends no run. Method: two runs into one folder with notes in
 // it, the second with a closed pipe as standard error.
@@ -276,20 +295,7 @@ fn interrupted_fetch_leaves_nothing() {
 #[test]
 fn an_unconfirmed_cancellation_keeps_the_folder() {
     let stage = Stage::new(FAITHFUL, FAITHFUL);
-    fs::write(stage.path("job.toml"), JOB).unwrap();
-    let log = stage.path("stderr");
-    let mut command = stage.command(&["run", "job.toml", "--workers", "1", "--out", "out"]);
-    command
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(&log).unwrap());
-    let mut child = spawn(&mut command);
-    let folder = cluster_folder(&stage);
-    let _coordinator = Coordinator::of_cluster(&folder, Story::Running);
-    let said = || fs::read_to_string(&log).unwrap();
-    wait_for("the job", || said().contains("job 1").then_some(()));
-    signal(&child, "-INT");
-    let status = wait_for("the end of the run", || child.try_wait().unwrap());
-    let said = said();
+    let (folder, status, said) = interrupt_once_told(&stage, Story::Running, "job 1");
     assert_eq!(status.code(), Some(130), "{said}");
     assert!(
         said.contains("stopped with its cluster") && !said.contains("cancelled"),
@@ -303,22 +309,7 @@ fn an_unconfirmed_cancellation_keeps_the_folder() {
 #[test]
 fn interrupt_while_fetching_keeps_the_job() {
     let stage = Stage::new(FAITHFUL, FAITHFUL);
-    fs::write(stage.path("job.toml"), JOB).unwrap();
-    let log = stage.path("stderr");
-    let mut command = stage.command(&["run", "job.toml", "--workers", "1", "--out", "out"]);
-    command
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(&log).unwrap());
-    let mut child = spawn(&mut command);
-    let folder = cluster_folder(&stage);
-    let _coordinator = Coordinator::of_cluster(&folder, Story::Withheld);
-    let said = || fs::read_to_string(&log).unwrap();
-    wait_for("the fetching", || {
-        said().contains("fetching results").then_some(())
-    });
-    signal(&child, "-INT");
-    let status = wait_for("the end of the run", || child.try_wait().unwrap());
-    let said = said();
+    let (folder, status, said) = interrupt_once_told(&stage, Story::Withheld, "fetching results");
     assert_eq!(status.code(), Some(130), "{said}");
     let hint = format!(
         "`evoring local --dir {}` and write them with `evoring fetch 1 {}`",
