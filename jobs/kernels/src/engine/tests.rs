@@ -169,8 +169,8 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Claim: the engine, libtorch's rebuilt small net and the masked full net give the same logits
-/// within 1e-5 (of the largest, if that is above 1), and the same prediction wherever the two best differ by more than 1e-4. Method:
-/// all kinds of layers, random weights and chromosomes.
+/// within 1e-5 (of the largest, if that is above 1), and the same prediction wherever the two best
+/// differ by more than 1e-4. Method: all kinds of layers, random weights and chromosomes.
 #[test]
 fn agrees_with_the_masked_and_the_rebuilt_net() {
     for case in cases() {
