@@ -1,8 +1,11 @@
 //! The command line.
 
+use crate::local::Size;
 use crate::tilde::refuse_tilde;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use evoring_protocol::WorkerId;
+use evoring_protocol::limits::{LABEL_BYTES, LABEL_KEY_BYTES};
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 use std::str::FromStr;
 
@@ -35,8 +38,8 @@ pub struct Global {
     /// Print JSON with stable names instead of text (docs/formats.md)
     #[arg(long, global = true)]
     pub json: bool,
-    /// Cluster to talk to: a file with `{"announce": FILE, "identity": DIR}` or
-    /// `{"coordinators": ["HOST:PORT"], "identity": DIR}` [default: the last running `evoring
+    /// Cluster to talk to: a file with `{"announce": [FILE, ...], "identity": DIR}` or
+    /// `{"coordinators": ["HOST:PORT", ...], "identity": DIR}` [default: the last running `evoring
     /// local` or `run`]
     #[arg(long, global = true, value_name = "FILE", env = "EVORING_CLUSTER", value_parser = path())]
     pub cluster: Option<PathBuf>,
@@ -99,6 +102,13 @@ pub enum Command {
     /// List all workers
     #[command(after_help = "Example:\n  evoring workers --json")]
     Workers,
+    /// Attach a label to a job, or replace its value; `show` prints labels
+    #[command(
+        after_help = "Examples:\n  evoring label latest dataset=v3\n  evoring label 7 note='learning rate halved'"
+    )]
+    Label(LabelArgs),
+    /// Look at the group of coordinators, and change it
+    Cluster(GroupArgs),
     /// Print a completion script for a shell
     #[command(
         after_help = "Examples:\n  evoring completions bash > ~/.local/share/bash-completion/completions/evoring\n  evoring completions zsh > ~/.zfunc/_evoring"
@@ -112,8 +122,12 @@ pub enum Command {
 /// How large a local cluster is, and where it lives.
 #[derive(Debug, Clone, Args)]
 pub struct ClusterArgs {
-    /// Worker processes
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256), value_name = "N")]
+    /// Coordinator processes: with 3 one may fail, with 5 two [default: as many as the folder has,
+    /// else 1]
+    #[arg(long, value_name = "1|3|5", value_parser = coordinators)]
+    pub coordinators: Option<u32>,
+    /// Worker processes; 0, for `local` alone, starts coordinators only
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=256), value_name = "N")]
     pub workers: u32,
     /// Slots of each worker: how many executors compute at once in it
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(evoring_protocol::limits::WORKER_SLOTS)), value_name = "N")]
@@ -122,6 +136,17 @@ pub struct ClusterArgs {
     /// ${XDG_STATE_HOME:-~/.local/state}/evoring/clusters]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub dir: Option<PathBuf>,
+}
+
+impl ClusterArgs {
+    /// What to start.
+    pub fn size(&self) -> Size {
+        Size {
+            coordinators: self.coordinators,
+            workers: self.workers,
+            slots_per_worker: self.slots_per_worker,
+        }
+    }
 }
 
 /// Arguments of `run`.
@@ -209,6 +234,135 @@ pub struct EventsArgs {
     /// Number of the first event wanted
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub from: u64,
+}
+
+/// Arguments of `label`.
+#[derive(Debug, Args)]
+pub struct LabelArgs {
+    /// Number of the job, or `latest`
+    pub job: JobRef,
+    /// Name and value of the label
+    #[arg(value_name = "KEY=VALUE")]
+    pub label: Label,
+}
+
+/// Arguments of `cluster`.
+#[derive(Debug, Args)]
+pub struct GroupArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: GroupCommand,
+}
+
+/// The commands about the group of coordinators.
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// Show every coordinator: who leads, how far the others are, what is wrong
+    #[command(
+        after_help = "Examples:\n  evoring cluster status\n  evoring cluster status --json | jq '.members[] | select(.problem)'"
+    )]
+    Status,
+    /// Take a coordinator in that runs and waits for it, and wait until it has a vote
+    #[command(after_help = "Example:\n  evoring cluster add c4 host-d:4433")]
+    Add(AddMemberArgs),
+    /// Remove a coordinator, and wait until the group does without it
+    #[command(after_help = "Example:\n  evoring cluster remove c2")]
+    Remove(RemoveMemberArgs),
+    /// Hand the leadership to another coordinator, before maintenance
+    #[command(after_help = "Example:\n  evoring cluster transfer")]
+    Transfer,
+}
+
+/// Arguments of `cluster add`.
+#[derive(Debug, Args)]
+pub struct AddMemberArgs {
+    /// Name of the coordinator, as in its certificate
+    #[arg(value_parser = member_name)]
+    pub name: String,
+    /// Where it listens, as the other coordinators reach it
+    #[arg(value_name = "HOST:PORT", value_parser = host_and_port)]
+    pub address: String,
+    /// Return as soon as it is accepted
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// Arguments of `cluster remove`.
+#[derive(Debug, Args)]
+pub struct RemoveMemberArgs {
+    /// Number or name of the coordinator (`evoring cluster status`)
+    #[arg(value_name = "ID|NAME")]
+    pub member: String,
+    /// Return as soon as it is accepted
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// A label as people write it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Before the first `=`.
+    pub key: String,
+    /// After it.
+    pub value: String,
+}
+
+impl FromStr for Label {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (key, value) = text
+            .split_once('=')
+            .filter(|(key, _)| !key.is_empty())
+            .ok_or("expected KEY=VALUE")?;
+        for (what, part, limit) in [
+            ("name", key, LABEL_KEY_BYTES),
+            ("value", value, LABEL_BYTES),
+        ] {
+            if part.len() > limit {
+                return Err(format!(
+                    "the label's {what} has {} bytes: at most {limit}",
+                    part.len()
+                ));
+            }
+        }
+        Ok(Self {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        })
+    }
+}
+
+/// An even number of coordinators survives no more than one fewer, and more than five are slower.
+fn coordinators(text: &str) -> Result<u32, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("expected 1, 3 or 5".to_owned()),
+    }
+}
+
+/// What a certificate can name; the same rule as for workers.
+fn member_name(text: &str) -> Result<String, String> {
+    match WorkerId::new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(
+            "expected 1 to 63 characters of a-z, 0-9 and `-`, neither first nor last `-`"
+                .to_owned(),
+        ),
+    }
+}
+
+fn host_and_port(text: &str) -> Result<String, String> {
+    let is_valid = text.rsplit_once(':').is_some_and(|(host, port)| {
+        // An address of IPv6 has colons of its own.
+        let is_host = !host.is_empty() && (!host.contains(':') || host.ends_with(']'));
+        is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    match is_valid {
+        true => Ok(text.to_owned()),
+        false => Err("expected HOST:PORT or [IPV6]:PORT".to_owned()),
+    }
 }
 
 /// Which picture.
@@ -320,5 +474,75 @@ mod tests {
                 "{line}: {error}"
             );
         }
+    }
+
+    fn parse(line: &str) -> Result<Cli, String> {
+        let words = std::iter::once("evoring").chain(line.split(' '));
+        Cli::try_parse_from(words).map_err(|error| error.to_string())
+    }
+
+    // Claim: sizes of groups that make no sense are refused with those that do; without a number the
+    // folder decides. Method: both commands that start clusters.
+    #[test]
+    fn numbers_of_coordinators() {
+        for line in ["local", "run job.toml"] {
+            let size = |line: &str| match parse(line).unwrap().command {
+                Command::Local(arguments) => arguments.cluster.size(),
+                Command::Run(arguments) => arguments.cluster.size(),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(size(line).coordinators, None);
+            for number in [1, 3, 5] {
+                let line = format!("{line} --coordinators {number}");
+                assert_eq!(size(&line).coordinators, Some(number));
+            }
+            for number in ["0", "2", "7", "x"] {
+                let error = parse(&format!("{line} --coordinators {number}")).unwrap_err();
+                assert!(error.contains("expected 1, 3 or 5"), "{error}");
+            }
+        }
+    }
+
+    // Claim: names and addresses that no coordinator can have are refused before anybody is asked.
+    // Method: right and wrong ones.
+    #[test]
+    fn members() {
+        for line in ["c4 host:1", "c4 127.0.0.1:4433", "c-4 [fd00::2]:4433"] {
+            parse(&format!("cluster add {line}")).unwrap();
+        }
+        for line in [
+            "C4 host:1",
+            "c4 host",
+            "c4 host:0",
+            "c4 host:70000",
+            "c4 :1",
+            "c4 fd00::2:4433",
+        ] {
+            let error = parse(&format!("cluster add {line}")).unwrap_err();
+            assert!(error.contains("expected"), "{line}: {error}");
+        }
+        parse("cluster remove 3 --no-wait").unwrap();
+        parse("cluster transfer --json").unwrap();
+        assert!(parse("cluster").is_err());
+    }
+
+    // Claim: a label is cut at its first `=`, and is bounded. Method: texts around the rules.
+    #[test]
+    fn labels() {
+        let label = |key: &str, value: &str| {
+            Ok(Label {
+                key: key.to_owned(),
+                value: value.to_owned(),
+            })
+        };
+        assert_eq!("a=b=c".parse(), label("a", "b=c"));
+        assert_eq!("a=".parse(), label("a", ""));
+        for text in ["a", "=b", ""] {
+            assert_eq!(text.parse::<Label>().unwrap_err(), "expected KEY=VALUE");
+        }
+        let long = format!("{}=b", "k".repeat(65));
+        assert!(long.parse::<Label>().unwrap_err().contains("at most 64"));
+        let long = format!("a={}", "v".repeat(1025));
+        assert!(long.parse::<Label>().unwrap_err().contains("at most 1024"));
     }
 }

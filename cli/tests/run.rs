@@ -162,6 +162,7 @@ fn job(story: &Story) -> JobView {
         generation: None,
         summary: None,
         artifacts,
+        labels: Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The coordinator process.
 
 use clap::Parser as _;
+use evoring_coordinator::consensus::StopReason;
 use evoring_coordinator::shell::{Settings, run};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -27,7 +28,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("evoring-coordinator: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(StopReason::Removed) => ExitCode::from(evoring_protocol::EXIT_REMOVED),
+                Some(StopReason::Forgot(_)) => ExitCode::from(evoring_protocol::EXIT_HOPELESS),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }

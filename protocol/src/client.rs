@@ -1,7 +1,8 @@
-//! Messages between a client (the command line) and the coordinator: one stream a request, one
-//! or more replies.
+//! Messages between a client (the command line) and the coordinator: one request or several on a
+//! stream, each answered before the next is read; only the last may have several replies.
 
 use crate::event::{Event, GenerationSummary};
+use crate::peer::PeerHealth;
 use crate::work::TrainingProgress;
 use crate::{Digest, JobId, RemoteError, SubmissionKey, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -36,10 +37,13 @@ pub enum ClientRequest {
     Logs { job: JobId, follow: bool },
     /// Events. Replies: [`ClientReply::Events`] until the end of the stream.
     Events {
-        /// Number of the first wanted.
+        /// Number of the first wanted, in the file of the coordinator `of`.
         from: u64,
         /// Go on with new ones.
         follow: bool,
+        /// Whose numbers these are: another coordinator numbers its events differently, and sends
+        /// those after the log entry `after`. Absent: the answering one's.
+        of: Option<EventsPlace>,
     },
     /// A job's state, several times a second until it ends. Replies: [`ClientReply::Job`].
     Follow { job: JobId },
@@ -49,6 +53,48 @@ pub enum ClientRequest {
     Blob { digest: Digest },
     /// The coordinator itself. Reply: [`ClientReply::Status`].
     Status,
+    /// Attach a label to a job, or replace its value. Reply: [`ClientReply::Done`].
+    Label {
+        job: JobId,
+        /// At most [`crate::limits::LABEL_KEY_BYTES`].
+        key: String,
+        /// At most [`crate::limits::LABEL_BYTES`].
+        value: String,
+    },
+    /// The group of coordinators, as this one knows it; answered by any. Reply:
+    /// [`ClientReply::Cluster`].
+    Cluster,
+    /// Add a coordinator process, which waits at `address`, to the group. Reply:
+    /// [`ClientReply::MemberAdded`].
+    AddMember {
+        /// Name in its certificate.
+        name: String,
+        /// `HOST:PORT`.
+        address: String,
+    },
+    /// Remove a coordinator from the group. Reply: [`ClientReply::Done`].
+    RemoveMember { id: u64 },
+    /// Make another coordinator the leader, for maintenance. Reply: [`ClientReply::Done`].
+    TransferLeadership,
+}
+
+impl ClientRequest {
+    /// Whether it may have more than one reply, and so must be the last one of its stream.
+    pub fn has_many_replies(&self) -> bool {
+        matches!(
+            self,
+            Self::Logs { .. } | Self::Events { .. } | Self::Follow { .. } | Self::Blob { .. }
+        )
+    }
+}
+
+/// How far a client has come in the events of one coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsPlace {
+    /// Name of that coordinator.
+    pub coordinator: String,
+    /// Index of the last log entry whose events came.
+    pub after: u64,
 }
 
 /// What the coordinator answers.
@@ -70,8 +116,13 @@ pub enum ClientReply {
     Done,
     /// Some lines.
     LogLines(Vec<LogLine>),
-    /// Some events.
-    Events(Vec<Event>),
+    /// Some events, in the numbers of this coordinator.
+    Events {
+        /// Its name.
+        coordinator: String,
+        /// By number.
+        events: Vec<Event>,
+    },
     /// All workers.
     Workers(Vec<WorkerView>),
     /// A blob follows.
@@ -82,6 +133,89 @@ pub enum ClientReply {
     Status(CoordinatorView),
     /// Refused.
     Error(RemoteError),
+    /// This coordinator does not lead; ask that one, or another if none is known.
+    NotLeader { leader: Option<LeaderHint> },
+    /// The group.
+    Cluster(Box<ClusterView>),
+    /// The member's id; it takes part once it has caught up.
+    MemberAdded { id: u64 },
+}
+
+/// Who leads, as a coordinator that does not lead knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderHint {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+}
+
+/// The group of coordinators as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// Name of the coordinator that answers.
+    pub answered_by: String,
+    /// The group's random number, as text.
+    pub group: String,
+    /// Version of the replicated records in force.
+    pub version: u16,
+    /// Current term.
+    pub term: u64,
+    /// Id of the leader, if one is known.
+    pub leader: Option<u64>,
+    /// Committed index.
+    pub commit: u64,
+    /// Members by id; what only a leader knows is absent if a follower answers.
+    pub members: Vec<MemberView>,
+}
+
+/// What a member of the group may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberRole {
+    /// It leads.
+    Leader,
+    /// It votes.
+    Voter,
+    /// It catches up.
+    Learner,
+    /// It is accepted and not in the group's configuration yet.
+    Joining,
+    /// It is removed and still in the configuration.
+    Leaving,
+}
+
+impl MemberRole {
+    /// Stable name, as in `--json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Voter => "voter",
+            Self::Learner => "learner",
+            Self::Joining => "joining",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
+/// A coordinator of the group as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Number, never used again.
+    pub id: u64,
+    /// Name in its certificate.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// What it may do.
+    pub role: MemberRole,
+    /// Last index that it is known to hold.
+    pub matched: Option<u64>,
+    /// What it last told of itself.
+    pub health: Option<PeerHealth>,
+    /// Age of that, milliseconds.
+    pub heard_ms: Option<u64>,
+    /// Why it cannot be talked to.
+    pub problem: Option<String>,
 }
 
 /// State of a job.
@@ -147,6 +281,8 @@ pub struct JobView {
     pub summary: Option<String>,
     /// Blobs that the job wrote, by name.
     pub artifacts: Vec<(String, Digest)>,
+    /// Labels that people or programs attached.
+    pub labels: Vec<(String, String)>,
 }
 
 /// A line of a job's log.

@@ -4,6 +4,7 @@
 use crate::client::{ClientReply, ClientRequest};
 use crate::executor::{ExecutorCommand, ExecutorReport};
 use crate::limits;
+use crate::peer::{PeerMessage, PeerReply};
 use crate::worker::{WorkerCommand, WorkerReport};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 /// Bytes before a frame's body.
 pub const HEADER_BYTES: usize = 6;
 /// Version of the frame layout and of the messages in it.
-pub const FRAME_VERSION: u8 = 1;
+pub const FRAME_VERSION: u8 = 2;
 
 /// Kinds of frames, one for each direction of each stream. Numbers are never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub enum FrameKind {
     ExecutorCommand = 5,
     /// [`ExecutorReport`]
     ExecutorReport = 6,
+    /// [`PeerMessage`]
+    PeerMessage = 7,
+    /// [`PeerReply`]
+    PeerReply = 8,
 }
 
 impl FrameKind {
@@ -40,6 +45,8 @@ impl FrameKind {
             Self::ClientRequest => limits::CLIENT_REQUEST_BYTES,
             Self::ClientReply => limits::CLIENT_REPLY_BYTES,
             Self::ExecutorCommand | Self::ExecutorReport => limits::EXECUTOR_FRAME_BYTES,
+            Self::PeerMessage => limits::PEER_MESSAGE_BYTES,
+            Self::PeerReply => limits::PEER_REPLY_BYTES,
         }
     }
 }
@@ -67,6 +74,12 @@ impl Message for ExecutorCommand {
 }
 impl Message for ExecutorReport {
     const KIND: FrameKind = FrameKind::ExecutorReport;
+}
+impl Message for PeerMessage {
+    const KIND: FrameKind = FrameKind::PeerMessage;
+}
+impl Message for PeerReply {
+    const KIND: FrameKind = FrameKind::PeerReply;
 }
 
 /// Why bytes are not a frame, or a message does not fit into one.

@@ -3,13 +3,17 @@
 use crate::{Attempt, DemandId, Digest, ItemIndex, JobId, RosterNumber, SlotIndex, WorkerId};
 use serde::{Deserialize, Serialize};
 
-/// One event. `number` grows by one and survives a restart of the coordinator.
+/// One event. `number` grows by one and survives a restart of the coordinator; each coordinator of
+/// a group has its own numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Position in the coordinator's event file, from 1.
     pub number: u64,
     /// Wall clock of the coordinator, milliseconds since 1970.
     pub time_ms: u64,
+    /// Index of the log entry that made it happen: every coordinator has these events. Others are
+    /// only in the file of the one that led then.
+    pub entry: Option<u64>,
     /// What happened.
     pub kind: EventKind,
 }

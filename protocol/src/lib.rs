@@ -17,6 +17,7 @@ pub mod file_url;
 pub mod ids;
 pub mod limits;
 pub mod numerics;
+pub mod peer;
 #[cfg(feature = "transport")]
 pub mod transport;
 pub mod version;
@@ -26,6 +27,10 @@ pub mod worker;
 /// Exit status of a process that would end in the same way if it were started again: what is
 /// missing or refused has to be seen to first (`EX_CONFIG` of BSD's `sysexits.h`).
 pub const EXIT_HOPELESS: u8 = 78;
+
+/// Exit status of a coordinator that was removed from its group: with what it has it can never take
+/// part again, so it is left alone.
+pub const EXIT_REMOVED: u8 = 79;
 
 pub use digest::Digest;
 pub use error::{ErrorCode, RemoteError};

@@ -12,6 +12,20 @@ pub const WORKER_REPORT_BYTES: usize = 4 << 20;
 pub const WORKER_COMMAND_BYTES: usize = 8 << 20;
 /// A frame between agent and executor.
 pub const EXECUTOR_FRAME_BYTES: usize = 8 << 20;
+/// A frame to another coordinator: some messages of Raft.
+pub const PEER_MESSAGE_BYTES: usize = 8 << 20;
+/// A frame from another coordinator that answers.
+pub const PEER_REPLY_BYTES: usize = 64 << 10;
+/// A snapshot that a coordinator takes from another.
+pub const SNAPSHOT_BYTES: u64 = 2 << 30;
+/// Coordinators of one group.
+pub const MEMBERS: usize = 9;
+/// Labels of one job.
+pub const LABELS: usize = 32;
+/// A label's name.
+pub const LABEL_KEY_BYTES: usize = 64;
+/// A label's value.
+pub const LABEL_BYTES: usize = 1 << 10;
 /// A piece of a blob on its way to a client.
 pub const BLOB_CHUNK_BYTES: usize = 1 << 20;
 /// A whole blob that a client or an agent will take.

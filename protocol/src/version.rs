@@ -1,7 +1,7 @@
 //! What two processes must have in common before they talk.
 
 /// Version of the messages in this crate; raised by any change of a message.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Identity of a build: processes of another build refuse each other and say what to run.
 pub fn build_id() -> String {

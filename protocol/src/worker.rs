@@ -5,6 +5,7 @@
 //! that they are durable, and are sent again on the next connection.
 
 use crate::bounded::at_most;
+use crate::client::LeaderHint;
 use crate::limits::{LEASE_ITEMS, REPORT_LINES};
 use crate::numerics::NumericsClass;
 use crate::work::{
@@ -185,5 +186,10 @@ pub enum WorkerCommand {
     Acknowledge {
         /// Its number.
         sequence: u64,
+    },
+    /// This coordinator does not lead: connect to that one, or to another if none is known.
+    NotLeader {
+        /// Who leads.
+        leader: Option<LeaderHint>,
     },
 }

@@ -6,6 +6,7 @@ use evoring_protocol::codec::{
     encode, read_frame, write_frame,
 };
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
+use evoring_protocol::peer::{PeerMessage, PeerReply, RAFT_MESSAGES};
 use evoring_protocol::work::{FailureCause, ItemOutcome, Lease, WorkError};
 use evoring_protocol::worker::{WorkerCommand, WorkerReport};
 use evoring_protocol::{DemandId, Digest, ItemIndex, JobId, SlotIndex, Term, WorkerId, limits};
@@ -45,6 +46,8 @@ fn limits_of_announced_bodies() {
     check::<ClientReply>();
     check::<ExecutorCommand>();
     check::<ExecutorReport>();
+    check::<PeerMessage>();
+    check::<PeerReply>();
 }
 
 /// Claim: what a sender may send is what a receiver takes, to the byte.
@@ -94,6 +97,8 @@ fn kinds_keep_their_numbers() {
         (FrameKind::ClientReply, 4),
         (FrameKind::ExecutorCommand, 5),
         (FrameKind::ExecutorReport, 6),
+        (FrameKind::PeerMessage, 7),
+        (FrameKind::PeerReply, 8),
     ];
     for (kind, number) in numbers {
         assert_eq!(kind as u8, number);
@@ -193,6 +198,8 @@ fn huge_inner_lengths_are_errors() {
             refuse_or_understand::<ClientReply>(&body);
             refuse_or_understand::<ExecutorCommand>(&body);
             refuse_or_understand::<ExecutorReport>(&body);
+            refuse_or_understand::<PeerMessage>(&body);
+            refuse_or_understand::<PeerReply>(&body);
         }
     }
 }
@@ -235,6 +242,8 @@ proptest! {
         refuse_or_understand::<ClientReply>(&body);
         refuse_or_understand::<ExecutorCommand>(&body);
         refuse_or_understand::<ExecutorReport>(&body);
+        refuse_or_understand::<PeerMessage>(&body);
+        refuse_or_understand::<PeerReply>(&body);
     }
 
     /// Claim: no stream panics the blocking reader.
@@ -311,6 +320,11 @@ fn reports_are_bounded() {
     };
     assert!(fits(log(limits::REPORT_LINES)) && !fits(log(limits::REPORT_LINES + 1)));
     assert!(fits(results(limits::LEASE_ITEMS)) && !fits(results(limits::LEASE_ITEMS + 1)));
+    let raft = |messages: usize| {
+        let body = postcard::to_allocvec(&PeerMessage::Raft(vec![Vec::new(); messages])).unwrap();
+        codec::decode_body::<PeerMessage>(&body).is_ok()
+    };
+    assert!(raft(RAFT_MESSAGES) && !raft(RAFT_MESSAGES + 1));
 }
 
 /// Claim: errors name what came and what was expected.
@@ -328,7 +342,7 @@ fn errors_say_what_to_do() {
     );
     assert_eq!(
         wrong(2, FRAME_VERSION + 1),
-        "frame of version 2: this build speaks 1; run the same build of Evoring on both sides"
+        "frame of version 3: this build speaks 2; run the same build of Evoring on both sides"
     );
     let error = WorkError {
         message: "train-images: offset 16: truncated".to_owned(),

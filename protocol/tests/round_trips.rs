@@ -7,6 +7,7 @@ use evoring_protocol::codec::{Message, encode, read_frame, write_frame};
 use evoring_protocol::event::{Event, EventKind, GenerationSummary};
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
 use evoring_protocol::numerics::NumericsClass;
+use evoring_protocol::peer::{GroupId, PeerHealth, PeerHello, PeerMessage, PeerRefusal, PeerReply};
 use evoring_protocol::work::*;
 use evoring_protocol::worker::{Hello, Ran, RankEvent, WorkerCommand, WorkerReport};
 use evoring_protocol::*;
@@ -177,6 +178,23 @@ fn remote_error() -> BoxedStrategy<RemoteError> {
     })
 }
 
+fn hint() -> BoxedStrategy<LeaderHint> {
+    build!(LeaderHint {
+        name: text(),
+        address: text()
+    })
+}
+fn health() -> BoxedStrategy<PeerHealth> {
+    build!(PeerHealth {
+        build: text(),
+        version: any::<u16>(),
+        process: any::<u32>(),
+        applied: any::<u64>(),
+        log_bytes: any::<u64>(),
+        trouble: option::of(text()),
+    })
+}
+
 fn worker_report() -> impl Strategy<Value = WorkerReport> {
     let hello = build!(Hello {
         build: text(),
@@ -264,6 +282,9 @@ fn worker_command() -> impl Strategy<Value = WorkerCommand> {
         build!(WorkerCommand::Acknowledge {
             sequence: any::<u64>()
         }),
+        build!(WorkerCommand::NotLeader {
+            leader: option::of(hint())
+        }),
     ]
 }
 
@@ -341,12 +362,28 @@ fn client_request() -> impl Strategy<Value = ClientRequest> {
         }),
         build!(ClientRequest::Events {
             from: any::<u64>(),
-            follow: any::<bool>()
+            follow: any::<bool>(),
+            of: option::of(build!(EventsPlace {
+                coordinator: text(),
+                after: any::<u64>()
+            }))
         }),
         build!(ClientRequest::Follow { job: job() }),
         Just(ClientRequest::Workers),
         build!(ClientRequest::Blob { digest: digest() }),
         Just(ClientRequest::Status),
+        build!(ClientRequest::Label {
+            job: job(),
+            key: text(),
+            value: text()
+        }),
+        Just(ClientRequest::Cluster),
+        build!(ClientRequest::AddMember {
+            name: text(),
+            address: text()
+        }),
+        build!(ClientRequest::RemoveMember { id: any::<u64>() }),
+        Just(ClientRequest::TransferLeadership),
     ]
 }
 
@@ -410,6 +447,7 @@ fn event() -> BoxedStrategy<Event> {
     build!(Event {
         number: any::<u64>(),
         time_ms: any::<u64>(),
+        entry: option::of(any::<u64>()),
         kind: any_kind
     })
 }
@@ -436,10 +474,11 @@ fn job_view() -> impl Strategy<Value = JobView> {
         option::of((text(), progress())),
         option::of(summary()),
         vec((text(), digest()), 0..3),
+        vec((text(), text()), 0..3),
     );
     (first, second).prop_map(
         |((job, name, status, stages, submitted_ms, started_ms), second)| {
-            let (error, slots, items, training, generation, artifacts) = second;
+            let (error, slots, items, training, generation, artifacts, labels) = second;
             JobView {
                 job,
                 name: name.clone(),
@@ -460,9 +499,80 @@ fn job_view() -> impl Strategy<Value = JobView> {
                 generation,
                 summary: error,
                 artifacts,
+                labels,
             }
         },
     )
+}
+
+fn cluster_view() -> BoxedStrategy<ClusterView> {
+    let roles = prop_oneof![
+        Just(MemberRole::Leader),
+        Just(MemberRole::Voter),
+        Just(MemberRole::Learner),
+        Just(MemberRole::Joining),
+        Just(MemberRole::Leaving)
+    ];
+    let member = build!(MemberView {
+        id: any::<u64>(),
+        name: text(),
+        address: text(),
+        role: roles,
+        matched: option::of(any::<u64>()),
+        health: option::of(health()),
+        heard_ms: option::of(any::<u64>()),
+        problem: option::of(text()),
+    });
+    build!(ClusterView {
+        answered_by: text(),
+        group: text(),
+        version: any::<u16>(),
+        term: any::<u64>(),
+        leader: option::of(any::<u64>()),
+        commit: any::<u64>(),
+        members: vec(member, 0..4),
+    })
+}
+
+fn peer_message() -> impl Strategy<Value = PeerMessage> {
+    let hello = || {
+        build!(PeerHello {
+            group: any::<[u8; 16]>().prop_map(GroupId),
+            from: any::<u64>(),
+            to: any::<u64>(),
+            address: text(),
+        })
+    };
+    prop_oneof![
+        hello().prop_map(PeerMessage::Hello),
+        hello().prop_map(PeerMessage::Join),
+        vec(bytes(), 0..4).prop_map(PeerMessage::Raft),
+        health().prop_map(PeerMessage::Health),
+        build!(PeerMessage::SnapshotStart {
+            message: bytes(),
+            bytes: any::<u64>(),
+            digest: digest(),
+        }),
+        bytes().prop_map(PeerMessage::SnapshotChunk),
+    ]
+}
+
+fn peer_reply() -> impl Strategy<Value = PeerReply> {
+    let refusals = prop_oneof![
+        Just(PeerRefusal::Removed),
+        Just(PeerRefusal::WrongId),
+        Just(PeerRefusal::OtherGroup),
+        Just(PeerRefusal::WrongName),
+        Just(PeerRefusal::NotReady)
+    ];
+    prop_oneof![
+        Just(PeerReply::Welcome),
+        build!(PeerReply::Refused {
+            refusal: refusals,
+            message: text()
+        }),
+        Just(PeerReply::SnapshotTaken),
+    ]
 }
 
 fn client_reply() -> impl Strategy<Value = ClientReply> {
@@ -500,7 +610,10 @@ fn client_reply() -> impl Strategy<Value = ClientReply> {
         vec(text(), 0..3).prop_map(ClientReply::Explanation),
         Just(ClientReply::Done),
         vec(line, 0..4).prop_map(ClientReply::LogLines),
-        vec(event(), 0..4).prop_map(ClientReply::Events),
+        build!(ClientReply::Events {
+            coordinator: text(),
+            events: vec(event(), 0..4)
+        }),
         vec(worker_view, 0..3).prop_map(ClientReply::Workers),
         build!(ClientReply::BlobStart {
             bytes: any::<u64>()
@@ -508,6 +621,11 @@ fn client_reply() -> impl Strategy<Value = ClientReply> {
         bytes().prop_map(ClientReply::BlobChunk),
         status.prop_map(ClientReply::Status),
         remote_error().prop_map(ClientReply::Error),
+        build!(ClientReply::NotLeader {
+            leader: option::of(hint())
+        }),
+        cluster_view().prop_map(|view| ClientReply::Cluster(Box::new(view))),
+        build!(ClientReply::MemberAdded { id: any::<u64>() }),
     ]
 }
 
@@ -557,6 +675,14 @@ proptest! {
     }
     #[test]
     fn client_replies(message in client_reply(), cut in any::<prop::sample::Index>()) {
+        round_trip(&message, cut);
+    }
+    #[test]
+    fn peer_messages(message in peer_message(), cut in any::<prop::sample::Index>()) {
+        round_trip(&message, cut);
+    }
+    #[test]
+    fn peer_replies(message in peer_reply(), cut in any::<prop::sample::Index>()) {
         round_trip(&message, cut);
     }
 }

@@ -4,14 +4,16 @@
 //!
 //! Start with [`cluster::Cluster`]; [`binaries`] builds what it runs; [`job`] writes job files
 //! small enough for a test and real in every part, [`images`] data sets; [`scenario`] kills
-//! processes, and [`evidence`] is what the events say about it. [`process`] and [`namespace`] are what
-//! the operating system has to say and to give.
+//! processes, and [`evidence`] is what the events say about it. [`linearizability`] judges what
+//! clients were answered. [`process`] and [`namespace`] are what the operating system has to say
+//! and to give.
 
 pub mod binaries;
 pub mod cluster;
 pub mod evidence;
 pub mod images;
 pub mod job;
+pub mod linearizability;
 pub mod namespace;
 pub mod process;
 pub mod scenario;

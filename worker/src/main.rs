@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the executors of one host and connects them to the coordinator.
 #[derive(Debug, Parser)]
-#[command(version, group = ArgGroup::new("where").required(true).args(["coordinator", "announce"]))]
+#[command(version, group = ArgGroup::new("where").required(true).multiple(true).args(["coordinator", "announce"]))]
 struct Arguments {
     /// Name of this worker, as in its certificate
     #[arg(long)]
@@ -27,12 +27,12 @@ struct Arguments {
     /// Folder with certificate.pem, key.pem and authority.pem
     #[arg(long, value_name = "DIR")]
     identity: PathBuf,
-    /// Address of the coordinator
+    /// Address of a coordinator; may be given for several
     #[arg(long, value_name = "ADDRESS:PORT")]
-    coordinator: Option<SocketAddr>,
-    /// File in which the coordinator announces its address
+    coordinator: Vec<SocketAddr>,
+    /// File in which a coordinator announces its address; may be given for several
     #[arg(long, value_name = "FILE")]
-    announce: Option<PathBuf>,
+    announce: Vec<PathBuf>,
     /// Slots, each with one executor process
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(WORKER_SLOTS)))]
     slots: u32,
@@ -67,16 +67,13 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: Arguments) -> anyhow::Result<()> {
-    let coordinator = match (arguments.coordinator, arguments.announce) {
-        (Some(address), _) => Address::Fixed(address),
-        (None, Some(file)) => Address::Announced(file),
-        (None, None) => anyhow::bail!("expected --coordinator or --announce"),
-    };
+    let announced = arguments.announce.into_iter().map(Address::Announced);
+    let fixed = arguments.coordinator.into_iter().map(Address::Fixed);
     let settings = Settings {
         worker: WorkerId::new(&arguments.name)?,
         folder: arguments.dir,
         identity: arguments.identity,
-        coordinator,
+        coordinators: announced.chain(fixed).collect(),
         slots: arguments.slots,
         http: arguments.http,
     };

@@ -472,6 +472,29 @@ fn a_rank_finishes_while_nobody_answers() {
     assert!(finished, "{actions:?}");
 }
 
+/// AGENT-4: a coordinator that does not lead changes nothing but the connection: work goes on, and is
+/// delivered to the one that does.
+#[test]
+fn work_goes_on_while_the_leader_is_looked_for() {
+    let mut core = connected_core();
+    let task = run_of(&core.handle(grant(1, 1), seconds(0))).unwrap();
+    core.handle(Event::Disconnected, seconds(1));
+    core.handle(Event::Connected { session: 2 }, seconds(1));
+    let not_leader = Event::Command(WorkerCommand::NotLeader { leader: None });
+    assert_eq!(core.handle(not_leader, seconds(1)), []);
+    let computed = core.handle(outcomes(task, &[0]), seconds(1));
+    assert!(sent(&computed).is_empty(), "{computed:?}");
+    core.handle(Event::Disconnected, seconds(1));
+    let hello = core.handle(Event::Connected { session: 3 }, seconds(2));
+    let [WorkerReport::Hello(hello)] = sent(&hello)[..] else {
+        panic!("{hello:?}")
+    };
+    assert_eq!(hello.leases, [lease(1, 1)]);
+    let delivered = core.handle(welcome(vec![(Term(1), 1)], vec![]), seconds(2));
+    let is_result = |report: &&WorkerReport| matches!(report, WorkerReport::Results { .. });
+    assert_eq!(sent(&delivered).into_iter().filter(is_result).count(), 1);
+}
+
 /// A checkpoint is reported only once its file is in the blob store.
 #[test]
 fn a_checkpoint_is_stored_before_it_is_reported() {

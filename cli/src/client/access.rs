@@ -1,17 +1,20 @@
-//! Where a cluster is and who we are to it: the cluster file and the coordinator's announcement.
+//! Where a cluster is and who we are to it: the cluster file and the coordinators' announcements.
 
 use crate::exit::Failure;
 use crate::tilde::refuse_tilde;
 use evoring_protocol::transport::{Connector, Identity};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Most bytes of a cluster file or an announcement.
 const FILE_BYTES: u64 = 64 << 10;
 /// Most coordinators in a cluster file.
 const COORDINATORS: usize = 16;
+/// Longest wait for a name to become an address.
+const LOOK_UP: Duration = Duration::from_secs(2);
 
 /// The cluster file, as written by `evoring local` and by operators. Relative paths are looked up
 /// beside the file.
@@ -21,9 +24,14 @@ pub struct ClusterFile {
     /// The cluster's number, 16 hexadecimal digits; for people and for restarts of `local`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
-    /// File in which the coordinator announces its addresses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub announce: Option<PathBuf>,
+    /// Files in which the coordinators announce their addresses; a single one may stand alone.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_several",
+        serialize_with = "one_alone"
+    )]
+    pub announce: Vec<PathBuf>,
     /// Addresses of coordinators, `HOST:PORT`; used when there is no `announce`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub coordinators: Vec<String>,
@@ -40,18 +48,52 @@ pub struct Announcement {
     pub process: u32,
 }
 
+fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "the path of a file, or a list of paths")]
+    enum Files {
+        One(PathBuf),
+        Several(Vec<PathBuf>),
+    }
+    Ok(match Files::deserialize(deserializer)? {
+        Files::One(path) => vec![path],
+        Files::Several(paths) => paths,
+    })
+}
+
+/// As the file was before there were groups, where one coordinator is enough.
+fn one_alone<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    match paths {
+        [path] => path.serialize(serializer),
+        paths => paths.serialize(serializer),
+    }
+}
+
 /// How to reach a cluster.
 #[derive(Debug, Clone)]
 pub struct Access {
-    place: Place,
+    /// One for each coordinator.
+    places: Vec<Place>,
     connector: Connector,
 }
 
 #[derive(Debug, Clone)]
 enum Place {
     Announced(PathBuf),
-    Listed(Vec<String>),
+    Listed(String),
 }
+
+impl Place {
+    fn announcement(&self) -> Option<Announcement> {
+        match self {
+            Self::Announced(path) => serde_json::from_slice(&read_bounded(path).ok()?).ok(),
+            Self::Listed(_) => None,
+        }
+    }
+}
+
+/// What the announcements say at one moment, one for each coordinator.
+pub type Announcements = Vec<Option<Announcement>>;
 
 impl Access {
     /// Reads a cluster file and the identity that it names.
@@ -66,30 +108,34 @@ impl Access {
         let file: ClusterFile = serde_json::from_slice(&text).map_err(|error| {
             wrong(format!("{error}; expected {{\"announce\": FILE, \"identity\": DIR}} or {{\"coordinators\": [\"HOST:PORT\"], \"identity\": DIR}}"))
         })?;
-        if file.coordinators.len() > COORDINATORS {
+        let count = file.coordinators.len().max(file.announce.len());
+        if count > COORDINATORS {
             return Err(wrong(format!(
-                "{} coordinators: at most {COORDINATORS}",
-                file.coordinators.len()
+                "{count} coordinators: at most {COORDINATORS}"
             )));
         }
-        let paths = [Some(&file.identity), file.announce.as_ref()];
-        for path in paths.into_iter().flatten() {
+        for path in [&file.identity].into_iter().chain(&file.announce) {
             refuse_tilde(path).map_err(wrong)?;
         }
         let beside = path.parent().unwrap_or(Path::new("."));
-        let place = match file.announce {
-            Some(announce) => Place::Announced(beside.join(announce)),
-            None if file.coordinators.is_empty() => {
-                return Err(wrong(
-                    "neither \"announce\" nor \"coordinators\"".to_owned(),
-                ));
-            }
-            None => Place::Listed(file.coordinators),
-        };
+        let announced = file.announce.iter().map(|path| beside.join(path));
+        let mut places: Vec<Place> = announced.map(Place::Announced).collect();
+        if places.is_empty() {
+            places = file.coordinators.into_iter().map(Place::Listed).collect();
+        }
+        if places.is_empty() {
+            return Err(wrong(
+                "neither \"announce\" nor \"coordinators\"".to_owned(),
+            ));
+        }
         let connector = Identity::load(&beside.join(&file.identity))
             .and_then(|identity| Connector::new(&identity))
             .map_err(|error| wrong(error.to_string()))?;
-        Ok(Self { place, connector })
+        let connector = match places.len() {
+            1 => connector,
+            _ => connector.watchful(),
+        };
+        Ok(Self { places, connector })
     }
 
     /// The identity's side of connections.
@@ -97,45 +143,63 @@ impl Access {
         &self.connector
     }
 
-    /// What the announcement says now; `None` if there is none, or the addresses are listed.
-    pub fn announced(&self) -> Option<Announcement> {
-        match &self.place {
-            Place::Announced(path) => serde_json::from_slice(&read_bounded(path).ok()?).ok(),
-            Place::Listed(_) => None,
-        }
+    /// Coordinators that are known.
+    pub fn coordinators(&self) -> usize {
+        self.places.len()
     }
 
-    /// Whether the coordinator's address can change, so that a wrong one may soon be right.
+    /// Whether there are several coordinators, so that one that is silent can be left.
+    pub fn is_group(&self) -> bool {
+        self.places.len() > 1
+    }
+
+    /// What the announcements say now; `None` for an absent one, and where addresses are listed.
+    pub fn announced(&self) -> Announcements {
+        self.places.iter().map(Place::announcement).collect()
+    }
+
+    /// What one coordinator announces now.
+    pub fn announced_at(&self, index: usize) -> Option<Announcement> {
+        self.places.get(index)?.announcement()
+    }
+
+    /// Whether the coordinators' addresses can change, so that a wrong one may soon be right.
     pub fn is_announced(&self) -> bool {
-        matches!(self.place, Place::Announced(_))
+        matches!(self.places[..], [Place::Announced(_), ..])
     }
 
     /// Addresses to try, in order, or why there is none.
-    pub async fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
-        match &self.place {
-            Place::Announced(path) => match self.announced() {
-                Some(announcement) => Ok(vec![announcement.listen]),
-                None => Err(format!(
-                    "no coordinator has announced itself in {}: is the cluster running?",
-                    path.display()
-                )),
-            },
-            Place::Listed(names) => {
-                let mut addresses = Vec::new();
-                let mut problems = Vec::new();
-                for name in names {
-                    match tokio::net::lookup_host(name).await {
-                        Ok(found) => addresses.extend(found.take(4)),
-                        Err(error) => problems.push(format!("{name}: {error}")),
-                    }
-                }
-                if addresses.is_empty() {
-                    Err(problems.join("; "))
-                } else {
-                    Ok(addresses)
-                }
+    pub async fn addresses(&self, announced: &Announcements) -> Result<Vec<SocketAddr>, String> {
+        let mut addresses = Vec::new();
+        let mut problems = Vec::new();
+        for (place, announcement) in self.places.iter().zip(announced) {
+            match (place, announcement) {
+                (Place::Announced(_), Some(announcement)) => addresses.push(announcement.listen),
+                (Place::Announced(path), None) => problems.push(path.display().to_string()),
+                (Place::Listed(name), _) => match look_up(name).await {
+                    Ok(found) => addresses.extend(found),
+                    Err(error) => problems.push(format!("{name}: {error}")),
+                },
             }
         }
+        if !addresses.is_empty() {
+            Ok(addresses)
+        } else if self.is_announced() {
+            Err(format!(
+                "no coordinator has announced itself in {}: is the cluster running?",
+                problems.join(", ")
+            ))
+        } else {
+            Err(problems.join("; "))
+        }
+    }
+}
+
+/// Addresses of `HOST:PORT`, at most four.
+pub async fn look_up(name: &str) -> std::io::Result<Vec<SocketAddr>> {
+    match tokio::time::timeout(LOOK_UP, tokio::net::lookup_host(name)).await {
+        Ok(found) => Ok(found?.take(4).collect()),
+        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
     }
 }
 
@@ -180,5 +244,29 @@ mod tests {
             assert!(refusal(file).contains("without `~`"));
         }
         assert!(refusal(&" ".repeat(100_000)).contains("more than 65536 bytes"));
+    }
+
+    // Claim: one announcement may stand alone or in a list, several in a list, and what is written is
+    // read again; one alone is written as it always was. Method: each form there and back.
+    #[test]
+    fn announcements() {
+        for (announce, count) in [
+            (r#""a.json""#, 1),
+            (r#"["a.json"]"#, 1),
+            (r#"["a.json","b.json"]"#, 2),
+        ] {
+            let text = format!(r#"{{"announce":{announce},"identity":"x"}}"#);
+            let file: ClusterFile = serde_json::from_str(&text).unwrap();
+            assert_eq!(file.announce.len(), count);
+            let written = serde_json::to_string(&file).unwrap();
+            assert_eq!(written.contains('['), count > 1, "{written}");
+            assert_eq!(serde_json::from_str::<ClusterFile>(&written).unwrap(), file);
+        }
+        assert!(refusal(r#"{"identity": "x", "announce": 3}"#).contains("or a list of paths"));
+        assert!(refusal(r#"{"identity": "x", "announce": []}"#).contains("neither"));
+        assert!(refusal(r#"{"identity": "x", "announce": ["a", "~/b"]}"#).contains("without `~`"));
+        let many = vec![r#""h:1""#; 17].join(",");
+        let many = format!(r#"{{"identity": "x", "coordinators": [{many}]}}"#);
+        assert!(refusal(&many).contains("17 coordinators: at most 16"));
     }
 }

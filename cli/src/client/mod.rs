@@ -1,18 +1,25 @@
-//! Requests to a coordinator, tried again while it restarts.
+//! Requests to the coordinator that leads, tried again while it restarts or another takes over.
 //!
-//! CLIENT-1: every request may be sent twice without harm (a submission carries its key), so a
-//! lost answer is asked for again.
+//! CLIENT-1: every request but [`Client::ask_unrepeated`]'s may be sent twice without harm (a
+//! submission carries its key), so a lost answer is asked for again.
 //! CLIENT-2: a coordinator that came back elsewhere is noticed by its announcement at once, not by
 //! the silence of the old connection.
+//! CLIENT-3: which coordinator leads is the client's affair: one that does not is left for the one
+//! that it names, else for the next, and nobody is told.
 
 mod access;
+mod group;
+mod setback;
 
 pub use access::{Access, Announcement, ClusterFile};
+pub use group::{is_told_by_leader, leader};
+pub use setback::Setback;
 
 use crate::exit::{Exit, Failure};
+use access::{Announcements, look_up};
 use evoring_protocol::client::{ClientReply, ClientRequest};
-use evoring_protocol::transport::{Connection, Role, TransportError};
-use evoring_protocol::{ErrorCode, RemoteError};
+use evoring_protocol::transport::{CONNECT_TIMEOUT, Connection, Role, Search, TransportError};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -21,6 +28,11 @@ use tokio::sync::mpsc;
 pub const SHORT_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a command that follows something waits for a cluster that has gone.
 pub const LONG_PATIENCE: Duration = Duration::from_secs(60);
+/// At least this long a group is waited for: an election takes one or two seconds, more on a busy
+/// machine, and a frozen leader is noticed after three.
+const GROUP_PATIENCE: Duration = Duration::from_secs(10);
+/// A coordinator for which there are others is given up after this.
+const GROUP_CONNECT: Duration = Duration::from_secs(2);
 /// Pause before the next attempt.
 const RETRY: Duration = Duration::from_millis(150);
 /// How often the announcement is looked at while something is awaited.
@@ -32,22 +44,19 @@ pub struct Client {
     access: Access,
     patience: Duration,
     current: Option<Current>,
+    search: Search,
+    /// The next attempt needs no pause.
+    at_once: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Current {
     connection: Connection,
-    announced: Option<Announcement>,
+    seen: Seen,
 }
 
-/// Why one attempt gave nothing.
-#[derive(Debug)]
-pub enum Setback {
-    /// Another attempt may succeed; the failure is for when patience ends.
-    Temporary(Failure),
-    /// No attempt can succeed.
-    Final(Failure),
-}
+/// Whose announcement led to a connection, and what it said; `None` if no announcement did.
+type Seen = Option<(usize, Announcement)>;
 
 impl Client {
     /// A client that gives a silent cluster `patience` before it fails.
@@ -56,6 +65,8 @@ impl Client {
             access,
             patience,
             current: None,
+            search: Search::default(),
+            at_once: false,
         }
     }
 
@@ -75,14 +86,24 @@ impl Client {
         }
     }
 
-    /// Asks once, whatever the client's patience. Cancel-safe, as every request is (CLIENT-1).
+    /// Asks once, whatever the client's patience; a setback must be [heeded](Client::heed).
+    /// Cancel-safe, as every request is (CLIENT-1).
     pub async fn try_ask(&mut self, request: &ClientRequest) -> Result<ClientReply, Setback> {
-        self.open_once(request).await?.next().await?.ok_or_else(|| {
-            Setback::Temporary(Failure::new(
-                Exit::Unreachable,
-                "the coordinator ended the request without an answer",
-            ))
-        })
+        let current = self.connection().await?;
+        self.ask_on(current, request).await
+    }
+
+    async fn ask_on(
+        &mut self,
+        current: Current,
+        request: &ClientRequest,
+    ) -> Result<ClientReply, Setback> {
+        let mut replies = self.open_on(current, request).await?;
+        let reply = replies.next().await?.ok_or_else(|| {
+            Setback::unreachable("the coordinator ended the request without an answer")
+        })?;
+        self.search.found();
+        Ok(reply)
     }
 
     /// Opens a stream of replies. Losses after the first reply are for the caller, who knows where
@@ -97,15 +118,34 @@ impl Client {
         }
     }
 
-    /// After a setback: fails if that is final or patience is over, else waits a little.
+    /// After a setback: fails if that is final or patience is over, else waits a little, or not at
+    /// all where another coordinator can be asked.
     pub async fn wait_or_fail(&mut self, setback: Setback, began: Instant) -> Result<(), Failure> {
-        match setback {
-            Setback::Final(failure) => Err(failure),
-            Setback::Temporary(failure) if began.elapsed() >= self.patience => Err(failure),
-            Setback::Temporary(_) => {
-                tokio::time::sleep(RETRY).await;
-                Ok(())
-            }
+        let patience = match self.access.is_group() {
+            true => self.patience.max(GROUP_PATIENCE),
+            false => self.patience,
+        };
+        if matches!(setback, Setback::Final(_)) || began.elapsed() >= patience {
+            return Err(setback.into_failure());
+        }
+        tokio::time::sleep(self.heed(&setback).await).await;
+        Ok(())
+    }
+
+    /// Learns from a setback where to ask next, and how long to wait before.
+    pub async fn heed(&mut self, setback: &Setback) -> Duration {
+        if let Setback::Elsewhere { asked, leader } = setback {
+            let hinted = match leader {
+                // A name that means nothing here is no help, and the others are asked.
+                Some(leader) => look_up(&leader.address).await.unwrap_or_default(),
+                None => Vec::new(),
+            };
+            self.leave(*asked, hinted);
+        }
+        self.leave_lost();
+        match std::mem::take(&mut self.at_once) {
+            true => Duration::ZERO,
+            false => RETRY,
         }
     }
 
@@ -118,6 +158,14 @@ impl Client {
 
     async fn open_once(&mut self, request: &ClientRequest) -> Result<Replies, Setback> {
         let current = self.connection().await?;
+        self.open_on(current, request).await
+    }
+
+    async fn open_on(
+        &mut self,
+        current: Current,
+        request: &ClientRequest,
+    ) -> Result<Replies, Setback> {
         let opened = async {
             let (mut sender, receiver) = current.connection.open().await?;
             sender.send(request).await?;
@@ -127,60 +175,80 @@ impl Client {
         let access = self.access.clone();
         let queue = tokio::select! {
             biased;
-            opened = opened => opened.map_err(|error| self.lost(error)),
-            () = moved(&access, current.announced.as_ref()) => Err(self.forget()),
+            opened = opened => opened.map_err(|error| self.lost(&error)),
+            () = moved(&access, &current.seen) => Err(has_moved()),
         }?;
         Ok(Replies {
             queue,
             access,
-            announced: current.announced,
+            current,
         })
     }
 
-    /// The connection there is, or a new one.
+    /// The connection there is, or a new one to the most likely leader that answers.
     async fn connection(&mut self) -> Result<Current, Setback> {
-        let announced = self.access.announced();
-        if let Some(current) = &self.current
-            && current.announced == announced
-        {
+        self.leave_lost();
+        if let Some(current) = &self.current {
             return Ok(current.clone());
         }
-        self.current = None;
-        let unreachable =
-            |reason: String| Setback::Temporary(Failure::new(Exit::Unreachable, reason));
-        let addresses = self.access.addresses().await.map_err(unreachable)?;
-        let mut last = unreachable("no address".to_owned());
-        for address in addresses {
-            let connected = tokio::select! {
-                biased;
-                connected = self.access.connector().connect(address, Role::Coordinator) => connected,
-                () = moved(&self.access, announced.as_ref()) => {
-                    return Err(unreachable(format!("the coordinator at {address} has moved")));
-                }
-            };
-            match connected {
-                Ok(connection) => {
-                    let current = Current {
-                        connection,
-                        announced,
-                    };
-                    self.current = Some(current.clone());
-                    return Ok(current);
-                }
-                Err(error) => last = self.lost(error),
+        let announced = self.access.announced();
+        let known = self.access.addresses(&announced).await;
+        let order = self.search.order(&known.map_err(Setback::unreachable)?);
+        let limit = match self.access.is_group() {
+            true => GROUP_CONNECT,
+            false => CONNECT_TIMEOUT,
+        };
+        let connector = self.access.connector();
+        let connected = tokio::select! {
+            biased;
+            connected = connector.connect_first(limit, &order, Role::Coordinator) => connected,
+            () = changed(&self.access, &announced) => return Err(has_moved()),
+        };
+        match connected {
+            Ok(connection) => {
+                let current = Current {
+                    seen: seen(announced, connection.remote_address()),
+                    connection,
+                };
+                Ok(self.current.insert(current).clone())
+            }
+            Err(failures) => {
+                self.search.nobody();
+                Err(Setback::of_all(&failures, self.access.is_announced()))
             }
         }
-        Err(last)
     }
 
-    fn lost(&mut self, error: TransportError) -> Setback {
-        self.current = None;
-        setback(&error, self.access.is_announced())
+    /// Where the client is connected to.
+    fn address(&self) -> Option<SocketAddr> {
+        let current = self.current.as_ref()?;
+        Some(current.connection.remote_address())
     }
 
-    fn forget(&mut self) -> Setback {
-        self.current = None;
-        Setback::Temporary(Failure::new(Exit::Unreachable, "the coordinator has moved"))
+    fn lost(&mut self, error: &TransportError) -> Setback {
+        if let Some(address) = self.address() {
+            self.leave(address, Vec::new());
+        }
+        Setback::of_transport(error, self.access.is_announced())
+    }
+
+    /// Gives up a connection that has ended, or whose other side has moved.
+    fn leave_lost(&mut self) {
+        let is_lost = self.current.as_ref().is_some_and(|current| {
+            current.connection.is_closed() || is_moved(&self.access, &current.seen)
+        });
+        if let Some(address) = self.address().filter(|_| is_lost) {
+            self.leave(address, Vec::new());
+        }
+    }
+
+    /// Looks for the leader elsewhere than at `left`.
+    fn leave(&mut self, left: SocketAddr, hinted: Vec<SocketAddr>) {
+        if self.address() == Some(left) {
+            self.current = None;
+        }
+        let known = self.access.coordinators();
+        self.at_once = self.search.elsewhere(left, hinted, known);
     }
 }
 
@@ -189,7 +257,7 @@ impl Client {
 pub struct Replies {
     queue: mpsc::Receiver<Result<ClientReply, TransportError>>,
     access: Access,
-    announced: Option<Announcement>,
+    current: Current,
 }
 
 impl Replies {
@@ -198,56 +266,57 @@ impl Replies {
         let received = tokio::select! {
             biased;
             received = self.queue.recv() => received,
-            () = moved(&self.access, self.announced.as_ref()) => {
-                return Err(Setback::Temporary(Failure::new(Exit::Unreachable, "the coordinator has moved")));
-            }
+            () = moved(&self.access, &self.current.seen) => return Err(has_moved()),
         };
         match received {
             None => Ok(None),
-            Some(Ok(ClientReply::Error(error))) => Err(refusal(&error)),
+            Some(Ok(ClientReply::Error(error))) => Err(Setback::refused(&error)),
+            Some(Ok(ClientReply::NotLeader { leader })) => Err(Setback::Elsewhere {
+                asked: self.current.connection.remote_address(),
+                leader,
+            }),
             Some(Ok(reply)) => Ok(Some(reply)),
-            Some(Err(error)) => Err(setback(&error, self.access.is_announced())),
+            Some(Err(error)) => Err(Setback::of_transport(&error, self.access.is_announced())),
         }
     }
 }
 
-/// Waits until another coordinator process is announced; for ever if addresses are listed.
-async fn moved(access: &Access, seen: Option<&Announcement>) {
+fn has_moved() -> Setback {
+    Setback::Temporary(Failure::new(Exit::Unreachable, "the coordinator has moved"))
+}
+
+/// The announcement that names `address`.
+fn seen(announced: Announcements, address: SocketAddr) -> Seen {
+    let mut numbered = announced.into_iter().enumerate();
+    numbered.find_map(|(index, announcement)| {
+        let announcement = announcement.filter(|announcement| announcement.listen == address)?;
+        Some((index, announcement))
+    })
+}
+
+/// Whether another process, or another address, is announced than the one connected to.
+fn is_moved(access: &Access, seen: &Seen) -> bool {
+    seen.as_ref()
+        .is_some_and(|(index, seen)| access.announced_at(*index).is_some_and(|now| now != *seen))
+}
+
+/// Waits until it is; for ever if the address was not announced.
+async fn moved(access: &Access, seen: &Seen) {
+    while !is_moved(access, seen) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Waits until any coordinator announces something else.
+async fn changed(access: &Access, announced: &Announcements) {
     loop {
         tokio::time::sleep(LOOK).await;
-        if access.announced().is_some_and(|now| Some(&now) != seen) {
+        let mut pairs = access.announced().into_iter().zip(announced);
+        if pairs.any(|(now, before)| now.is_some() && now != *before) {
             return;
         }
     }
 }
 
-fn refusal(error: &RemoteError) -> Setback {
-    let failure = Failure::refused(error);
-    match error.code {
-        ErrorCode::NotReady | ErrorCode::Busy => Setback::Temporary(failure),
-        _ => Setback::Final(failure),
-    }
-}
-
-/// While a coordinator is announced, its port may for a moment belong to somebody else.
-fn setback(error: &TransportError, is_announced: bool) -> Setback {
-    let failure = |exit| Failure::new(exit, error.to_string());
-    match error {
-        TransportError::OtherCluster { .. }
-        | TransportError::ForeignServer { .. }
-        | TransportError::WrongRole { .. }
-            if is_announced =>
-        {
-            Setback::Temporary(failure(Exit::Refused))
-        }
-        TransportError::OtherCluster { .. }
-        | TransportError::ForeignServer { .. }
-        | TransportError::WrongRole { .. }
-        | TransportError::Expired { .. }
-        | TransportError::Refused { .. }
-        | TransportError::NoCertificate { .. }
-        | TransportError::Codec { .. } => Setback::Final(failure(Exit::Refused)),
-        TransportError::Identity(_) => Setback::Final(failure(Exit::Usage)),
-        _ => Setback::Temporary(failure(Exit::Unreachable)),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Commands with one question and one answer.
 
 use super::{Context, resolve};
-use crate::args::JobRef;
+use crate::args::{JobRef, Label, LabelArgs};
 use crate::exit::{Exit, Failure};
 use crate::follow::unexpected;
 use crate::local::registry::now_ms;
@@ -133,6 +133,9 @@ fn job_text(view: &JobView, now_ms: u64) -> String {
         ),
     );
     line("run again", view.retries.to_string());
+    for (key, value) in &view.labels {
+        line("label", format!("{key}={value}"));
+    }
     for (name, digest) in &view.artifacts {
         line("artifact", format!("{name}  {digest}"));
     }
@@ -166,6 +169,27 @@ pub(super) async fn cancel(context: &Context, job: JobRef) -> Result<Exit, Failu
         }
         ClientReply::Done => print(&format!("job {job} is cancelled\n"))?,
         other => return Err(unexpected("Cancel", &other)),
+    }
+    client.close().await;
+    Ok(Exit::Ok)
+}
+
+/// `evoring label`.
+pub(super) async fn label(context: &Context, arguments: LabelArgs) -> Result<Exit, Failure> {
+    let mut client = context.client()?;
+    let job = resolve(&mut client, arguments.job).await?;
+    let Label { key, value } = arguments.label;
+    let request = ClientRequest::Label {
+        job,
+        key: key.clone(),
+        value: value.clone(),
+    };
+    match client.ask(&request).await? {
+        ClientReply::Done if context.style.json => {
+            print_json(&serde_json::json!({ "job": job.0, "label": { key: value } }))?
+        }
+        ClientReply::Done => print(&format!("job {job} is labelled {key}={value}\n"))?,
+        other => return Err(unexpected("Label", &other)),
     }
     client.close().await;
     Ok(Exit::Ok)

@@ -1,6 +1,7 @@
 //! One function for each command.
 
 mod fetch;
+mod group;
 mod inspect;
 mod local;
 mod plot;
@@ -61,6 +62,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> 
         Command::Show(arguments) => inspect::show(context, arguments.job).await,
         Command::Explain(arguments) => inspect::explain(context, arguments.job).await,
         Command::Cancel(arguments) => inspect::cancel(context, arguments.job).await,
+        Command::Label(arguments) => inspect::label(context, arguments).await,
+        Command::Cluster(arguments) => group::group(context, arguments.command).await,
         Command::Workers => inspect::workers(context).await,
         Command::Logs(arguments) => stream::logs(context, arguments).await,
         Command::Events(arguments) => stream::events(context, arguments).await,

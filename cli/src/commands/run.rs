@@ -4,7 +4,7 @@ use super::Context;
 use super::fetch;
 use super::local::stop;
 use super::signals::Signals;
-use super::start::{Patience, wait_for_workers};
+use super::start::{Patience, form_group, wait_for_workers};
 use super::submit::{send, verdict};
 use crate::args::RunArgs;
 use crate::artifacts::folder::OutFolder;
@@ -15,7 +15,7 @@ use crate::exit::{Exit, Failure};
 use crate::follow::{Screen, follow};
 use crate::job_file::JobFile;
 use crate::local::registry::{Starter, fresh_folder, register_if_possible, state_folder};
-use crate::local::{Binaries, ChildEvent, Folder, LocalCluster, Size, Stop};
+use crate::local::{Binaries, ChildEvent, Folder, LocalCluster, LocalCoordinator, Size, Stop};
 use crate::output::json::JobJson;
 use crate::output::table::count;
 use crate::output::{print_json, say};
@@ -33,12 +33,13 @@ const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
 /// Everything from the job file to the exit code.
 pub(super) async fn run(context: &Context, arguments: RunArgs) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
-    let binaries = Binaries::beside_this_program()?;
+    if arguments.cluster.workers == 0 {
+        let message = "--workers 0: a job needs at least one worker";
+        return Err(Failure::usage(message));
+    }
+    let binaries = Binaries::beside_this_program(arguments.cluster.workers)?;
     let file = JobFile::read(&arguments.job)?;
-    let size = Size {
-        workers: arguments.cluster.workers,
-        slots_per_worker: arguments.cluster.slots_per_worker,
-    };
+    let size = arguments.cluster.size();
     check_slots(&file, size)?;
     let place = arguments
         .out
@@ -63,8 +64,12 @@ pub(super) async fn run(context: &Context, arguments: RunArgs) -> Result<Exit, F
     let mut cluster = LocalCluster::start(&binaries, folder, size)?;
     let registration = register_if_possible(state, &cluster.folder().cluster_file(), Starter::Run);
     let screen = Screen::new(context.style, file.facts());
+    let group = match cluster.coordinators().len() {
+        1 => String::new(),
+        several => format!("{several} coordinators and "),
+    };
     screen.note(&format!(
-        "cluster of {} with {} each, in {}",
+        "cluster of {group}{} with {} each, in {}",
         count(u64::from(size.workers), "worker"),
         count(u64::from(size.slots_per_worker), "slot"),
         root.display()
@@ -72,6 +77,7 @@ pub(super) async fn run(context: &Context, arguments: RunArgs) -> Result<Exit, F
     let run = Run {
         file,
         size,
+        coordinators: cluster.coordinators().to_vec(),
         place: out.place().to_owned(),
         screen,
         progress: Progress::default(),
@@ -99,6 +105,7 @@ pub(super) async fn run(context: &Context, arguments: RunArgs) -> Result<Exit, F
 struct Run {
     file: JobFile,
     size: Size,
+    coordinators: Vec<LocalCoordinator>,
     /// For the results.
     place: PathBuf,
     screen: Screen,
@@ -225,6 +232,7 @@ async fn supervise(
                     match event {
                         ChildEvent::Started { .. } => {}
                         ChildEvent::Died { name, status } => screen.note(&format!("{name} ended ({status}), starting it again")),
+                        ChildEvent::Removed { name } => screen.note(&format!("{name} was removed from the group and has ended")),
                         ChildEvent::GaveUp { message } => return Outcome::Failed(Failure::new(Exit::Unreachable, message)),
                     }
                 }
@@ -269,6 +277,7 @@ async fn work(client: &mut Client, run: &Run, out: OutFolder) -> Result<Ended, F
         screen, progress, ..
     } = run;
     let note = |text: &str| screen.note(text);
+    form_group(client, &run.coordinators, Patience::default(), note).await?;
     wait_for_workers(client, run.size, Patience::default(), note).await?;
     let job = send(client, &run.file, true).await?;
     progress.job.set(Some(job));

@@ -3,10 +3,11 @@
 use crate::client::{Client, Setback};
 use crate::exit::{Exit, Failure};
 use crate::follow::unexpected;
-use crate::local::{START_PATIENCE, Size};
+use crate::local::{LocalCoordinator, START_PATIENCE, Size, group};
 use crate::output::time::duration;
 use evoring_protocol::client::{ClientReply, ClientRequest};
-use std::time::{Duration, Instant};
+use std::cell::RefCell;
+use std::time::Duration;
 
 /// Between two looks at the workers that are starting.
 const LOOK: Duration = Duration::from_millis(100);
@@ -30,6 +31,18 @@ impl Default for Patience {
     }
 }
 
+/// Makes one group of the coordinators, if there are several.
+pub(super) async fn form_group(
+    client: &mut Client,
+    coordinators: &[LocalCoordinator],
+    patience: Patience,
+    note: impl Fn(&str),
+) -> Result<(), Failure> {
+    let missing = RefCell::new("the coordinators do not answer".to_owned());
+    let work = group::form(client, coordinators, &missing);
+    within(patience, &missing, note, work).await
+}
+
 /// Waits until every worker is connected: a job that needs all slots is accepted only then.
 /// `client` may have any patience of its own, as each of its attempts is bounded here.
 pub(super) async fn wait_for_workers(
@@ -38,43 +51,58 @@ pub(super) async fn wait_for_workers(
     patience: Patience,
     note: impl Fn(&str),
 ) -> Result<(), Failure> {
-    let began = Instant::now();
-    let mut is_told = false;
-    let mut missing = "the coordinator does not answer".to_owned();
-    loop {
-        let bound = if is_told {
-            patience.ended
-        } else {
-            patience.told
-        };
-        let attempt = client.try_ask(&ClientRequest::Workers);
-        match tokio::time::timeout(bound.saturating_sub(began.elapsed()), attempt).await {
-            Ok(Ok(ClientReply::Workers(workers))) => {
-                let connected = workers.iter().filter(|worker| worker.connected).count();
-                if connected >= size.workers as usize {
-                    return Ok(());
+    let missing = RefCell::new("the coordinator does not answer".to_owned());
+    let work = async {
+        loop {
+            match client.try_ask(&ClientRequest::Workers).await {
+                Ok(ClientReply::Workers(workers)) => {
+                    let connected = workers.iter().filter(|worker| worker.connected).count();
+                    if connected >= size.workers as usize {
+                        return Ok(());
+                    }
+                    missing.replace(format!(
+                        "{connected} of {} workers are connected",
+                        size.workers
+                    ));
                 }
-                missing = format!("{connected} of {} workers are connected", size.workers);
+                Ok(other) => return Err(unexpected("Workers", &other)),
+                Err(Setback::Final(failure)) => return Err(failure),
+                Err(setback) => {
+                    client.heed(&setback).await;
+                    missing.replace(setback.into_failure().message);
+                }
             }
-            Ok(Ok(other)) => return Err(unexpected("Workers", &other)),
-            Ok(Err(Setback::Final(failure))) => return Err(failure),
-            Ok(Err(Setback::Temporary(failure))) => missing = failure.message,
-            // What was missing before still is.
-            Err(_) => {}
+            tokio::time::sleep(LOOK).await;
         }
-        if began.elapsed() >= patience.ended {
-            let waited = duration(patience.ended.as_millis() as u64);
-            let message = format!(
-                "the cluster did not come up within {waited}: {missing}; the logs of its processes say why"
-            );
-            return Err(Failure::new(Exit::Unreachable, message));
-        }
-        if began.elapsed() >= patience.told && !is_told {
-            is_told = true;
-            note(&format!("the cluster is still starting: {missing}"));
-        }
-        tokio::time::sleep(LOOK).await;
+    };
+    within(patience, &missing, note, work).await
+}
+
+/// Waits for `work`, tells what is `missing` once, and gives up in the end.
+async fn within(
+    patience: Patience,
+    missing: &RefCell<String>,
+    note: impl Fn(&str),
+    work: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let mut work = std::pin::pin!(work);
+    if let Ok(outcome) = tokio::time::timeout(patience.told, &mut work).await {
+        return outcome;
     }
+    note(&format!(
+        "the cluster is still starting: {}",
+        missing.borrow()
+    ));
+    let rest = patience.ended.saturating_sub(patience.told);
+    if let Ok(outcome) = tokio::time::timeout(rest, work).await {
+        return outcome;
+    }
+    let waited = duration(patience.ended.as_millis() as u64);
+    let message = format!(
+        "the cluster did not come up within {waited}: {}; the logs of its processes say why",
+        missing.borrow()
+    );
+    Err(Failure::new(Exit::Unreachable, message))
 }
 
 #[cfg(test)]
@@ -83,7 +111,6 @@ mod tests {
     use crate::client::{Access, ClusterFile};
     use evoring_protocol::ClusterId;
     use evoring_protocol::transport::{Authority, Listener, Role};
-    use std::cell::RefCell;
     use std::path::Path;
     use std::time::SystemTime;
 
@@ -95,7 +122,7 @@ mod tests {
             .and_then(|issued| issued.save(&identity))
             .unwrap();
         let file = ClusterFile {
-            announce: Some("coordinator.json".into()),
+            announce: vec!["coordinator.json".into()],
             identity,
             ..ClusterFile::default()
         };
@@ -110,6 +137,7 @@ mod tests {
     /// What the user reads, and the failure in the end.
     async fn fails(client: &mut Client) -> (Vec<String>, Failure) {
         let size = Size {
+            coordinators: None,
             workers: 2,
             slots_per_worker: 1,
         };

@@ -10,14 +10,15 @@ use crate::output::json::LogLineJson;
 use crate::output::time::rfc3339;
 use crate::output::{print, print_json};
 use evoring_protocol::JobId;
-use evoring_protocol::client::{ClientReply, ClientRequest, LogLine};
+use evoring_protocol::client::{ClientReply, ClientRequest, EventsPlace, LogLine};
 use evoring_protocol::event::Event;
 use std::time::Instant;
 
 /// `evoring events`.
 pub(super) async fn events(context: &Context, arguments: EventsArgs) -> Result<Exit, Failure> {
     let mut client = context.client()?;
-    let mut from = arguments.from;
+    // The next number, and whose numbers these are.
+    let mut place: (u64, Option<EventsPlace>) = (arguments.from, None);
     let end = if arguments.follow {
         End::Never
     } else {
@@ -26,20 +27,32 @@ pub(super) async fn events(context: &Context, arguments: EventsArgs) -> Result<E
     let work = pump(
         &mut client,
         end,
-        &mut from,
-        |from| ClientRequest::Events {
+        &mut place,
+        |(from, of)| ClientRequest::Events {
             from: *from,
             follow: arguments.follow,
+            of: of.clone(),
         },
-        |from, reply| match reply {
-            ClientReply::Events(events) => {
-                for event in events.iter().filter(|event| event.number >= *from) {
+        |(from, of), reply| match reply {
+            ClientReply::Events {
+                coordinator,
+                events,
+            } => {
+                let is_same = of.as_ref().is_none_or(|of| of.coordinator == coordinator);
+                for event in &events {
+                    if is_same && event.number < *from {
+                        continue;
+                    }
                     if context.style.json {
                         print_json(event)?
                     } else {
                         print(&event_line(event))?
                     }
                 }
+                let known = of.take().map_or(0, |of| of.after);
+                let newest = events.iter().filter_map(|event| event.entry).max();
+                let after = newest.unwrap_or(0).max(known);
+                *of = Some(EventsPlace { coordinator, after });
                 *from = events.last().map_or(*from, |last| last.number + 1);
                 Ok(())
             }

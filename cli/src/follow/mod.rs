@@ -19,6 +19,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// After this long without news, the coordinator is asked how it is.
 const QUIET: Duration = Duration::from_secs(5);
 
+/// What a user reads while nobody tells about the job.
+const LOST: &str = "lost the coordinator, looking for it again; the job goes on";
+
 /// What the job file says about the work, for rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Facts {
@@ -130,7 +133,10 @@ pub async fn follow(client: &mut Client, job: JobId, screen: &Screen) -> Result<
             }
         };
         let began = *silence_began.get_or_insert_with(|| {
-            screen.note("lost the coordinator, looking for it again; the job goes on");
+            // Who leads is the client's affair.
+            if !matches!(setback, Setback::Elsewhere { .. }) {
+                screen.note(LOST);
+            }
             Instant::now()
         });
         client.wait_or_fail(setback, began).await?;
@@ -233,6 +239,7 @@ pub(crate) mod tests {
             generation: None,
             summary: None,
             artifacts: Vec::new(),
+            labels: Vec::new(),
         }
     }
 }

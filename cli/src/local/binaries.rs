@@ -14,17 +14,19 @@ pub struct Binaries {
 
 impl Binaries {
     /// Looks beside the running program.
-    pub fn beside_this_program() -> Result<Self, Failure> {
+    pub fn beside_this_program(workers: u32) -> Result<Self, Failure> {
         let program = std::env::current_exe().map_err(|error| Failure::local("own path", error))?;
         let folder = program.parent().unwrap_or(Path::new("/"));
-        Self::in_folder(folder)
+        Self::in_folder(folder, workers)
     }
 
-    /// Looks into `folder`; the message names everything that is missing and how to build it.
-    pub fn in_folder(folder: &Path) -> Result<Self, Failure> {
+    /// Looks into `folder`; the message names everything that is missing and how to build it. What
+    /// workers need is only looked for if there shall be any.
+    pub fn in_folder(folder: &Path, workers: u32) -> Result<Self, Failure> {
         let names = ["evoring-coordinator", "evoring-worker", "evoring-executor"];
         let missing: Vec<&str> = names
             .into_iter()
+            .take(if workers == 0 { 1 } else { usize::MAX })
             .filter(|name| !folder.join(name).is_file())
             .collect();
         if missing.is_empty() {
@@ -58,7 +60,7 @@ mod tests {
     fn missing_programs_are_named() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("evoring-worker"), "").unwrap();
-        let failure = Binaries::in_folder(folder.path()).unwrap_err();
+        let failure = Binaries::in_folder(folder.path(), 1).unwrap_err();
         assert!(
             failure
                 .message
@@ -69,5 +71,8 @@ mod tests {
             failure.message.contains("cargo build --workspace"),
             "{failure}"
         );
+        std::fs::write(folder.path().join("evoring-coordinator"), "").unwrap();
+        assert!(Binaries::in_folder(folder.path(), 1).is_err());
+        assert!(Binaries::in_folder(folder.path(), 0).is_ok());
     }
 }

@@ -8,7 +8,7 @@
 use super::lines::LineCutter;
 use super::log::BoundedLog;
 use super::restart::{RestartPolicy, Verdict};
-use evoring_protocol::EXIT_HOPELESS;
+use evoring_protocol::{EXIT_HOPELESS, EXIT_REMOVED};
 use rustix::process::{Pid, Signal};
 use std::ffi::OsString;
 use std::io::PipeReader;
@@ -67,6 +67,11 @@ pub enum ChildEvent {
         /// Exit status or signal.
         status: String,
     },
+    /// It was removed from the group of coordinators and is not needed any more.
+    Removed {
+        /// Name.
+        name: String,
+    },
     /// It died too often, or said that it would die again; the message holds its last lines.
     GaveUp {
         /// For people.
@@ -75,7 +80,7 @@ pub enum ChildEvent {
 }
 
 /// Runs one child until `stop` says otherwise, it dies too often, or it says that it would die again
-/// ([`EXIT_HOPELESS`]).
+/// ([`EXIT_HOPELESS`]) or is not needed any more ([`EXIT_REMOVED`]).
 pub async fn supervise(
     spec: ChildSpec,
     lifeline: PipeReader,
@@ -95,6 +100,11 @@ pub async fn supervise(
     loop {
         let (status, is_hopeless) = match run_once(&spec, &lifeline, &log, &mut stop, &events).await
         {
+            Ok(Some(status)) if status.code() == Some(EXIT_REMOVED.into()) => {
+                let name = spec.name.clone();
+                let _ = events.send(ChildEvent::Removed { name });
+                return;
+            }
             Ok(Some(status)) => {
                 let is_hopeless = status.code() == Some(EXIT_HOPELESS.into());
                 (status.to_string(), is_hopeless)

@@ -65,9 +65,14 @@ impl Folder {
         self.root.join("cluster.json")
     }
 
-    /// Where the coordinator writes its addresses after each start.
-    pub fn announce(&self) -> PathBuf {
-        self.root.join("coordinator.json")
+    /// Where a coordinator writes its addresses after each start.
+    pub fn announce(&self, name: &str) -> PathBuf {
+        self.root.join(format!("{name}.json"))
+    }
+
+    /// Whether a coordinator has kept anything here.
+    pub fn has_log(&self, name: &str) -> bool {
+        self.state(name).join("log.redb").exists()
     }
 
     /// Certificate and key of one process.

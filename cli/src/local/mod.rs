@@ -1,9 +1,10 @@
-//! A cluster of true processes on this machine: one coordinator, some workers, mutual TLS from a
-//! throw-away authority, everything in one folder, nothing left running.
+//! A cluster of true processes on this machine: a group of coordinators, some workers, mutual TLS
+//! from a throw-away authority, everything in one folder, nothing left running.
 
 mod binaries;
 mod child;
 mod folder;
+pub mod group;
 mod lines;
 mod log;
 pub mod registry;
@@ -12,6 +13,7 @@ mod restart;
 pub use binaries::Binaries;
 pub use child::{ChildEvent, Stop};
 pub use folder::Folder;
+pub use group::LocalCoordinator;
 
 use crate::client::{Access, ClusterFile};
 use crate::exit::Failure;
@@ -25,14 +27,14 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-/// Name of the coordinator among the children.
-const COORDINATOR: &str = "coordinator";
 /// Name in the certificate that other commands use.
 const CLIENT: &str = "client";
 
 /// What to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
+    /// Coordinator processes; without a number as many as the folder knows, or one.
+    pub coordinators: Option<u32>,
     /// Worker processes.
     pub workers: u32,
     /// Slots of each.
@@ -43,6 +45,7 @@ pub struct Size {
 #[derive(Debug)]
 pub struct LocalCluster {
     folder: Folder,
+    coordinators: Vec<LocalCoordinator>,
     tasks: JoinSet<()>,
     stop: watch::Sender<Stop>,
     events: mpsc::UnboundedReceiver<ChildEvent>,
@@ -54,13 +57,14 @@ pub struct LocalCluster {
 impl LocalCluster {
     /// Makes authority, identities and cluster file in `folder`, and starts every process.
     pub fn start(binaries: &Binaries, folder: Folder, size: Size) -> Result<Self, Failure> {
-        prepare(&folder, size)?;
+        let coordinators = group::coordinators(&folder, size.coordinators)?;
+        prepare(&folder, &coordinators, size)?;
         let (lifeline_reader, lifeline) =
             std::io::pipe().map_err(|error| Failure::local("lifeline pipe", error))?;
         let (stop, stopped) = watch::channel(Stop::No);
         let (events_sender, events) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
-        for spec in specs(&folder, binaries, size)? {
+        for spec in specs(&folder, binaries, &coordinators, size)? {
             let reader: PipeReader = lifeline_reader
                 .try_clone()
                 .map_err(|error| Failure::local("lifeline pipe", error))?;
@@ -73,6 +77,7 @@ impl LocalCluster {
         }
         Ok(Self {
             folder,
+            coordinators,
             tasks,
             stop,
             events,
@@ -84,6 +89,11 @@ impl LocalCluster {
     /// Its folder.
     pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// Its coordinators. Several must still [become a group](group::form).
+    pub fn coordinators(&self) -> &[LocalCoordinator] {
+        &self.coordinators
     }
 
     /// How clients reach it.
@@ -126,7 +136,7 @@ impl LocalCluster {
 
 /// Writes identities and the cluster file. The authority's key is never stored: a restart in the
 /// same folder makes a new authority of the same cluster, and all identities anew.
-fn prepare(folder: &Folder, size: Size) -> Result<(), Failure> {
+fn prepare(folder: &Folder, coordinators: &[LocalCoordinator], size: Size) -> Result<(), Failure> {
     let now = SystemTime::now();
     let path = folder.cluster_file();
     let cluster = match known_cluster(&path) {
@@ -140,21 +150,24 @@ fn prepare(folder: &Folder, size: Size) -> Result<(), Failure> {
     let authority =
         Authority::create(cluster, now).map_err(|error| Failure::local("authority", error))?;
     let workers = (1..=size.workers).map(|number| (Role::Worker, worker_name(number)));
-    let others = [
-        (Role::Coordinator, COORDINATOR.to_owned()),
-        (Role::Submitter, CLIENT.to_owned()),
-    ];
-    for (role, name) in others.into_iter().chain(workers) {
+    let names = coordinators.iter().map(|one| one.name.clone());
+    let others = names
+        .map(|name| (Role::Coordinator, name))
+        .chain([(Role::Submitter, CLIENT.to_owned())]);
+    for (role, name) in others.chain(workers) {
         authority
             .issue(role, &name, now)
             .and_then(|identity| identity.save(&folder.identity(&name)))
             .map_err(|error| Failure::local("identity", error))?;
     }
     // One of an earlier start would send clients to a port that may be anybody's now.
-    let _ = std::fs::remove_file(folder.announce());
+    for coordinator in coordinators {
+        let _ = std::fs::remove_file(&coordinator.announce);
+    }
+    let announce = coordinators.iter().map(|one| one.announce.clone());
     let file = ClusterFile {
         cluster: Some(cluster.to_string()),
-        announce: Some(folder.announce()),
+        announce: announce.collect(),
         coordinators: Vec::new(),
         identity: folder.identity(CLIENT),
     };
@@ -180,7 +193,12 @@ fn worker_name(number: u32) -> String {
 }
 
 /// Every child with its arguments. Each reads its lifeline from standard input.
-fn specs(folder: &Folder, binaries: &Binaries, size: Size) -> Result<Vec<ChildSpec>, Failure> {
+fn specs(
+    folder: &Folder,
+    binaries: &Binaries,
+    coordinators: &[LocalCoordinator],
+    size: Size,
+) -> Result<Vec<ChildSpec>, Failure> {
     let argument = |name: &str, value: &dyn AsRef<std::ffi::OsStr>| {
         [OsString::from(name), value.as_ref().to_owned()]
     };
@@ -188,23 +206,38 @@ fn specs(folder: &Folder, binaries: &Binaries, size: Size) -> Result<Vec<ChildSp
         [
             argument("--dir", &folder.state(name)),
             argument("--identity", &folder.identity(name)),
-            argument("--announce", &folder.announce()),
             argument("--http", &"127.0.0.1:0"),
             argument("--lifeline-fd", &"0"),
         ]
         .concat()
     };
-    let mut coordinator = common(COORDINATOR);
-    coordinator.extend(argument("--listen", &"127.0.0.1:0"));
-    coordinator.extend(argument("--blobs", &folder.blobs_url()?));
-    let mut specs = vec![ChildSpec {
-        name: COORDINATOR.to_owned(),
-        program: binaries.coordinator.clone(),
-        arguments: coordinator,
-        log: folder.log(COORDINATOR),
-    }];
+    let blobs = folder.blobs_url()?;
+    let mut specs = Vec::new();
+    for LocalCoordinator {
+        name,
+        announce,
+        creates,
+        ..
+    } in coordinators
+    {
+        let mut arguments = common(name);
+        arguments.extend(argument("--announce", announce));
+        // A coordinator keeps the port that it once got.
+        arguments.extend(argument("--listen", &"127.0.0.1:0"));
+        arguments.extend(argument("--blobs", &blobs));
+        arguments.extend(creates.then(|| OsString::from("--create")));
+        specs.push(ChildSpec {
+            name: name.clone(),
+            program: binaries.coordinator.clone(),
+            arguments,
+            log: folder.log(name),
+        });
+    }
     specs.extend((1..=size.workers).map(worker_name).map(|name| {
         let mut arguments = common(&name);
+        for coordinator in coordinators {
+            arguments.extend(argument("--announce", &coordinator.announce));
+        }
         arguments.extend(argument("--name", &name));
         arguments.extend(argument("--slots", &size.slots_per_worker.to_string()));
         ChildSpec {

@@ -2,7 +2,7 @@
 //! or removed. Events are printed in the form of [`evoring_protocol::event::Event`] itself.
 
 use super::time::rfc3339;
-use evoring_protocol::client::{JobStatus, JobView, LogLine, WorkerView};
+use evoring_protocol::client::{ClusterView, JobStatus, JobView, LogLine, MemberView, WorkerView};
 use evoring_protocol::event::GenerationSummary;
 use serde::Serialize;
 use serde_json::Value;
@@ -42,6 +42,7 @@ pub struct JobJson<'a> {
     generation: Option<&'a GenerationSummary>,
     summary: Option<Value>,
     artifacts: BTreeMap<&'a str, String>,
+    labels: BTreeMap<&'a str, &'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,6 +91,11 @@ impl<'a> From<&'a JobView> for JobJson<'a> {
                 .iter()
                 .map(|(name, digest)| (name.as_str(), digest.to_string()))
                 .collect(),
+            labels: view
+                .labels
+                .iter()
+                .map(|(key, value)| (key.as_str(), value.as_str()))
+                .collect(),
         }
     }
 }
@@ -124,6 +130,72 @@ impl<'a> From<&'a WorkerView> for WorkerJson<'a> {
     }
 }
 
+/// The group of coordinators.
+#[derive(Debug, Serialize)]
+pub struct ClusterJson<'a> {
+    group: &'a str,
+    version: u16,
+    term: u64,
+    leader: Option<u64>,
+    commit: u64,
+    answered_by: &'a str,
+    members: Vec<MemberJson<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct MemberJson<'a> {
+    id: u64,
+    name: &'a str,
+    address: &'a str,
+    role: &'static str,
+    process: Option<u32>,
+    matched: Option<u64>,
+    lag: Option<u64>,
+    trouble: Option<&'a str>,
+    log_bytes: Option<u64>,
+    build: Option<&'a str>,
+    heard_ms: Option<u64>,
+    problem: Option<&'a str>,
+}
+
+/// Entries that a member is behind what is committed, if that is known.
+pub fn lag(view: &ClusterView, member: &MemberView) -> Option<u64> {
+    member
+        .matched
+        .map(|matched| view.commit.saturating_sub(matched))
+}
+
+impl<'a> From<&'a ClusterView> for ClusterJson<'a> {
+    fn from(view: &'a ClusterView) -> Self {
+        let member = |member: &'a MemberView| {
+            let health = member.health.as_ref();
+            MemberJson {
+                id: member.id,
+                name: &member.name,
+                address: &member.address,
+                role: member.role.name(),
+                process: health.map(|health| health.process),
+                matched: member.matched,
+                lag: lag(view, member),
+                trouble: health.and_then(|health| health.trouble.as_deref()),
+                log_bytes: health.map(|health| health.log_bytes),
+                build: health.map(|health| health.build.as_str()),
+                heard_ms: member.heard_ms,
+                problem: member.problem.as_deref(),
+            }
+        };
+        Self {
+            group: &view.group,
+            version: view.version,
+            term: view.term,
+            leader: view.leader,
+            commit: view.commit,
+            answered_by: &view.answered_by,
+            members: view.members.iter().map(member).collect(),
+        }
+    }
+}
+
 /// A line of a job's log.
 #[derive(Debug, Serialize)]
 pub struct LogLineJson<'a> {
@@ -145,9 +217,11 @@ impl<'a> From<&'a LogLine> for LogLineJson<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use evoring_protocol::client::MemberRole;
     use evoring_protocol::event::{Event, EventKind};
+    use evoring_protocol::peer::PeerHealth;
     use evoring_protocol::work::TrainingProgress;
     use evoring_protocol::{DemandId, Digest, ItemIndex, JobId, SlotIndex, WorkerId};
     use serde_json::json;
@@ -190,6 +264,7 @@ mod tests {
             }),
             summary: Some(r#"{"a":1}"#.to_owned()),
             artifacts: vec![("model.safetensors".to_owned(), Digest([0x11; 32]))],
+            labels: vec![("data".to_owned(), "v3".to_owned())],
         }
     }
 
@@ -205,7 +280,67 @@ mod tests {
             "generation": {"generation": 1, "generations": 51, "best_fitness": 1.25, "mean_fitness": 1.0,
                 "best_parameters": 1000, "best_accuracy": 0.9, "evaluated": 40, "cache_hits": 5},
             "summary": {"a": 1},
-            "artifacts": {"model.safetensors": "11".repeat(32)},
+            "artifacts": {"model.safetensors": "11".repeat(32)}, "labels": {"data": "v3"},
+        });
+        assert_eq!(value, expected);
+    }
+
+    /// A group of two, as its leader knows it: a member with everything, and one that is not heard.
+    pub fn cluster_view() -> ClusterView {
+        let health = PeerHealth {
+            build: "b".to_owned(),
+            version: 3,
+            process: 1234,
+            applied: 300,
+            log_bytes: 4096,
+            trouble: Some("space is low".to_owned()),
+        };
+        let member = |id: u64, role| MemberView {
+            id,
+            name: format!("c{id}"),
+            address: format!("h{id}:1"),
+            role,
+            matched: None,
+            health: None,
+            heard_ms: None,
+            problem: None,
+        };
+        ClusterView {
+            answered_by: "c1".to_owned(),
+            group: "g".to_owned(),
+            version: 3,
+            term: 4,
+            leader: Some(1),
+            commit: 300,
+            members: vec![
+                MemberView {
+                    matched: Some(290),
+                    health: Some(health),
+                    heard_ms: Some(7),
+                    ..member(1, MemberRole::Leader)
+                },
+                MemberView {
+                    problem: Some("no answer".to_owned()),
+                    ..member(2, MemberRole::Joining)
+                },
+            ],
+        }
+    }
+
+    // Claim: the same for the group. Method: pinned, with everything and with nothing.
+    #[test]
+    fn cluster_form_is_pinned() {
+        let value = serde_json::to_value(ClusterJson::from(&cluster_view())).unwrap();
+        let expected = json!({
+            "group": "g", "version": 3, "term": 4, "leader": 1, "commit": 300, "answered_by": "c1",
+            "members": [
+                {"id": 1, "name": "c1", "address": "h1:1", "role": "leader", "process": 1234, "matched": 290,
+                    "lag": 10, "trouble": "space is low", "log_bytes": 4096, "build": "b", "heard_ms": 7,
+                    "problem": null},
+                {"id": 2, "name": "c2", "address": "h2:1", "role": "joining", "process": null, "matched": null,
+                    "lag": null, "trouble": null, "log_bytes": null, "build": null, "heard_ms": null,
+                    "problem": "no answer"},
+            ],
         });
         assert_eq!(value, expected);
     }
@@ -255,10 +390,14 @@ mod tests {
             let event = Event {
                 number: 9,
                 time_ms: 8,
+                entry: Some(5),
                 kind,
             };
             let value = serde_json::to_value(&event).unwrap();
-            assert_eq!(value, json!({"number": 9, "time_ms": 8, "kind": expected}));
+            assert_eq!(
+                value,
+                json!({"number": 9, "time_ms": 8, "entry": 5, "kind": expected})
+            );
             assert_eq!(serde_json::from_value::<Event>(value).unwrap(), event);
         }
     }

@@ -5,26 +5,52 @@
 //!
 //! - `RAFT-1`: nothing that depends on a write (votes, acknowledgements, commits) leaves before
 //!   [`Event::Persisted`] for it; writes are reported in order.
-//! - `RAFT-2`: a snapshot is written in one transaction with a commit index that covers it.
+//! - `RAFT-2`: a snapshot is written in one transaction with a commit index that covers it, and with
+//!   the membership in force at its index.
 //! - `RAFT-3`: a proposal's fate is known only from [`Action::Apply`]; a proposal that is neither
 //!   applied nor refused is unknown, never absent.
-//! - `RAFT-4`: `raft` panics on broken invariants; the shell ends the process then.
-//!
-//! A group of one voter is all that exists yet; messages between voters and the installation of
-//! snapshots come with groups.
+//! - `RAFT-4`: `raft` panics on broken invariants; the shell ends the process then. What comes from
+//!   others is checked before ([`Rejection`]).
+//! - `RAFT-5`: a node that forgot what it had acknowledged stops, whoever finds out.
+//! - `RAFT-6`: everything follows from the events and [`NodeConfig`]: the election timeouts, which
+//!   `raft` draws from a generator of the process, are set anew.
 
+mod events;
 mod logger;
+mod membership;
+mod reads;
+mod validate;
 mod view;
 
+pub use events::{
+    Action, Committed, ConsensusError, Event, NodeConfig, PeerProgress, Refusal, StopReason,
+};
+pub use membership::Goal;
+pub use validate::Rejection;
+
 use crate::storage::{LogWrite, SnapshotRecord, Stored};
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message};
-use raft::{Config, RawNode, ReadOnlyOption, StateRole};
+use membership::Next;
+use raft::eraftpb::{
+    ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType,
+};
+use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+use reads::Reads;
+use std::collections::BTreeMap;
+use validate::Own;
 use view::LogView;
 
-/// Ticks between heartbeats of a leader, and after which a silent leader is given up; the shell
-/// ticks every 100 ms, so these are 100 ms and 1 s, as in etcd.
-const HEARTBEAT_TICKS: usize = 1;
-const ELECTION_TICKS: usize = 10;
+/// The shell ticks this often; everything below counts in ticks.
+pub const TICK_MS: u64 = 20;
+/// Between heartbeats of a leader: 40 ms.
+const HEARTBEAT_TICKS: usize = 2;
+/// After which a silent leader is given up: 240 ms, and up to twice as many, so that a killed leader
+/// is replaced within half a second. A false alarm costs little: with pre-vote and check-quorum
+/// nobody is disturbed who still hears the leader.
+const ELECTION_TICKS: usize = 12;
+/// A leader whose oldest write is not durable after 1 s hands over: others have better disks.
+const SLOW_WRITE_TICKS: u64 = 50;
+/// A learner that lacks no more entries than this has caught up.
+const CAUGHT_UP_ENTRIES: u64 = 256;
 /// Entries that travel in one message.
 const MESSAGE_BYTES: u64 = 1 << 20;
 /// Messages on their way to one follower.
@@ -33,114 +59,6 @@ const INFLIGHT_MESSAGES: usize = 256;
 const UNCOMMITTED_BYTES: u64 = 64 << 20;
 /// Committed entries that are handed out at once.
 const COMMITTED_BYTES: u64 = 8 << 20;
-
-/// What happens to consensus.
-#[derive(Debug)]
-pub enum Event {
-    /// Time passes; every 100 ms.
-    Tick,
-    /// Become leader now if possible; for a group of one, at its start.
-    Campaign,
-    /// Put a command into the log.
-    Propose {
-        /// Names the proposal in [`Action::Refused`] and [`Committed::proposal`].
-        token: u64,
-        /// The command.
-        data: Vec<u8>,
-    },
-    /// The write of this token, and all before it, are durable.
-    Persisted {
-        /// Token of [`Action::Persist`].
-        token: u64,
-    },
-    /// The state machine has applied entries up to here.
-    Applied {
-        /// Index of the last.
-        index: u64,
-    },
-    /// The state machine's encoded state at an applied index; replaces the log up to there.
-    Snapshot {
-        /// Last index that it contains.
-        index: u64,
-        /// The encoded state.
-        data: Vec<u8>,
-    },
-}
-
-/// A committed entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Committed {
-    /// Its index.
-    pub index: u64,
-    /// Its term.
-    pub term: u64,
-    /// Its proposal, if this process proposed it.
-    pub proposal: Option<u64>,
-    /// The command; empty for entries of Raft's own.
-    pub data: Vec<u8>,
-}
-
-/// What consensus wants done.
-#[derive(Debug, PartialEq)]
-pub enum Action {
-    /// Write and sync, then report [`Event::Persisted`].
-    Persist {
-        /// Names the write; tokens grow.
-        token: u64,
-        /// What to write.
-        write: LogWrite,
-    },
-    /// Send to another voter.
-    Send(Box<Message>),
-    /// Apply, in order.
-    Apply(Vec<Committed>),
-    /// This node leads since this term. Its state is complete once an entry of that term has
-    /// been applied.
-    Elected {
-        /// The term.
-        term: u64,
-    },
-    /// This node no longer leads.
-    SteppedDown,
-    /// The proposal is not in the log and never will be.
-    Refused {
-        /// Which.
-        token: u64,
-        /// Why.
-        reason: Refusal,
-    },
-}
-
-/// Why a proposal is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// This node does not lead.
-    #[error("this coordinator does not lead")]
-    NotLeader,
-    /// Too much is uncommitted.
-    #[error("more than {UNCOMMITTED_BYTES} bytes wait to be committed")]
-    Full,
-}
-
-/// Who this node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NodeConfig {
-    /// Number of the voter, not 0.
-    pub id: u64,
-    /// Random number of this process: proposals of an earlier one are not mistaken for its own.
-    pub boot: u64,
-}
-
-/// A log that cannot be taken up.
-#[derive(Debug, thiserror::Error)]
-pub enum ConsensusError {
-    /// The store was never initialized.
-    #[error("the log has no snapshot to begin with")]
-    Empty,
-    /// `raft` refuses the stored state.
-    #[error("raft refuses the stored log: {0}")]
-    Raft(#[from] raft::Error),
-}
 
 /// First contents of the store of a group of one.
 pub fn first_write(id: u64, state: Vec<u8>) -> LogWrite {
@@ -162,6 +80,7 @@ pub fn first_write(id: u64, state: Vec<u8>) -> LogWrite {
             membership,
             data: state,
         }),
+        installs: false,
     }
 }
 
@@ -170,28 +89,42 @@ pub struct Consensus {
     node: RawNode<LogView>,
     config: NodeConfig,
     was_leader: bool,
+    known_leader: u64,
     /// Hard state that needs no sync of its own; goes with the next write.
     lazy_hard_state: Option<HardState>,
-    /// Tokens of writes that are not durable yet, with the messages that wait for them.
+    /// Tokens of writes that are not durable yet, with what waits for them.
     pending: std::collections::VecDeque<Pending>,
     next_token: u64,
+    reads: Reads,
+    /// Receivers of snapshots that are not good enough for them.
+    unsent_snapshots: Vec<u64>,
+    goals: BTreeMap<u64, Goal>,
     membership: ConfState,
+    has_stopped: bool,
+    ticks: u64,
 }
 
 struct Pending {
     token: u64,
+    /// Ticks when it was handed out.
+    since: u64,
     /// Number of the ready, if the write came from one.
     ready: Option<u64>,
     /// Snapshot to cut the log at.
     compact_to: Option<u64>,
+    /// State of the leader's to install.
+    install: Option<(u64, u64, Vec<u8>)>,
     messages: Vec<Message>,
 }
 
 impl Consensus {
-    /// Takes up what is stored. Entries after the snapshot are applied again.
+    /// Takes up what is stored. Entries after the snapshot are applied again. A store without a
+    /// snapshot is that of a node which waits for the leader's.
     pub fn new(config: NodeConfig, stored: Stored) -> Result<Self, ConsensusError> {
-        let snapshot = stored.snapshot.as_ref().ok_or(ConsensusError::Empty)?;
-        let (applied, membership) = (snapshot.index, snapshot.membership.clone());
+        let (applied, membership) = match &stored.snapshot {
+            Some(snapshot) => (snapshot.index, snapshot.membership.clone()),
+            None => (0, ConfState::default()),
+        };
         let raft_config = Config {
             id: config.id,
             election_tick: ELECTION_TICKS,
@@ -208,15 +141,23 @@ impl Consensus {
             ..Config::default()
         };
         let node = RawNode::new(&raft_config, LogView::new(stored), &logger::to_tracing())?;
-        Ok(Self {
+        let mut consensus = Self {
             node,
             config,
             was_leader: false,
+            known_leader: raft::INVALID_ID,
             lazy_hard_state: None,
             pending: std::collections::VecDeque::new(),
             next_token: 1,
+            reads: Reads::new(config),
+            unsent_snapshots: Vec::new(),
+            goals: BTreeMap::new(),
             membership,
-        })
+            has_stopped: false,
+            ticks: 0,
+        };
+        consensus.set_election_timeout();
+        Ok(consensus)
     }
 
     /// Whether this node leads.
@@ -229,27 +170,194 @@ impl Consensus {
         self.node.raft.term
     }
 
+    /// Whom it voted for in this term; 0 for nobody.
+    pub fn vote(&self) -> u64 {
+        self.node.raft.vote
+    }
+
+    /// The committed index, as far as this node knows.
+    pub fn committed(&self) -> u64 {
+        self.node.raft.raft_log.committed
+    }
+
+    /// Index of the last entry.
+    pub fn last_index(&self) -> u64 {
+        self.node.raft.raft_log.last_index()
+    }
+
+    /// The membership in force.
+    pub fn membership(&self) -> &ConfState {
+        &self.membership
+    }
+
+    /// Where the others stand, for a leader.
+    pub fn progress(&self) -> BTreeMap<u64, PeerProgress> {
+        if !self.is_leader() {
+            return BTreeMap::new();
+        }
+        let progress = self.node.raft.prs().iter();
+        progress
+            .map(|(&id, progress)| {
+                let (matched, is_active) = (progress.matched, progress.recent_active);
+                (id, PeerProgress { matched, is_active })
+            })
+            .collect()
+    }
+
     /// Takes one event.
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
+        self.handle_all([event])
+    }
+
+    /// Takes events in order and says once what follows from all of them: proposals that come
+    /// together travel together and share a write.
+    pub fn handle_all(&mut self, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         let mut actions = Vec::new();
-        match event {
-            Event::Tick => {
-                self.node.tick();
+        for event in events {
+            if self.has_stopped {
+                return actions;
             }
+            self.take(event, &mut actions);
+        }
+        self.begin_reads();
+        while self.node.has_ready() {
+            self.drain(&mut actions);
+            // `raft` must not be told so between a ready and its end.
+            for id in std::mem::take(&mut self.unsent_snapshots) {
+                self.node.report_snapshot(id, SnapshotStatus::Failure);
+            }
+        }
+        self.set_election_timeout();
+        self.report_leadership(&mut actions);
+        actions
+    }
+
+    fn take(&mut self, event: Event, actions: &mut Vec<Action>) {
+        match event {
+            Event::Tick => self.tick(),
             Event::Campaign => {
                 // Refused only while an unapplied membership change is in the log; ticks try again.
                 let _ = self.node.campaign();
             }
-            Event::Propose { token, data } => self.propose(token, data, &mut actions),
-            Event::Persisted { token } => self.persisted(token, &mut actions),
+            Event::Propose { token, data } => self.propose(token, data, actions),
+            Event::Persisted { token } => self.persisted(token, actions),
             Event::Applied { index } => self.node.advance_apply_to(index),
-            Event::Snapshot { index, data } => self.snapshot(index, data, &mut actions),
+            Event::Snapshot { index, data } => self.snapshot(index, data, actions),
+            Event::Receive { from, message } => self.receive(from, *message, actions),
+            Event::Read { token } if self.is_leader() => self.reads.add(token),
+            Event::Read { token } => actions.push(Action::ReadFailed { token }),
+            Event::Members(goals) => self.goals = goals,
+            Event::SnapshotSent { to, arrived } => {
+                let status = match arrived {
+                    true => SnapshotStatus::Finish,
+                    false => SnapshotStatus::Failure,
+                };
+                self.node.report_snapshot(to, status);
+            }
+            Event::Unreachable { id } => self.node.report_unreachable(id),
+            Event::HandOver => self.hand_over(),
         }
-        while self.node.has_ready() {
-            self.drain(&mut actions);
+    }
+
+    fn tick(&mut self) {
+        self.ticks += 1;
+        self.node.tick();
+        if !self.is_leader() {
+            return;
         }
-        self.report_leadership(&mut actions);
-        actions
+        let is_slow = |pending: &Pending| self.ticks - pending.since > SLOW_WRITE_TICKS;
+        if self.pending.front().is_some_and(is_slow) {
+            self.hand_over();
+        }
+        self.change_membership();
+        self.reads.tick();
+    }
+
+    fn receive(&mut self, from: u64, message: Message, actions: &mut Vec<Action>) {
+        let raft = &self.node.raft;
+        let own = Own {
+            id: self.config.id,
+            term: raft.term,
+            committed: raft.raft_log.committed,
+            last: raft.raft_log.last_index(),
+            log: self.node.store(),
+        };
+        match own.check(from, &message) {
+            // Answers of nodes that have left, and votes for a term that is over, are of no use.
+            Ok(()) => drop(self.node.step(message)),
+            Err(rejection @ Rejection::LogTooShort { .. }) => {
+                self.has_stopped = true;
+                actions.push(Action::Stop(StopReason::Forgot(rejection)));
+            }
+            Err(rejection) => actions.push(Action::Rejected(rejection)),
+        }
+    }
+
+    /// Gives leadership to the voter that holds most.
+    fn hand_over(&mut self) {
+        let raft = &self.node.raft;
+        if !self.is_leader() || raft.lead_transferee.is_some() {
+            return;
+        }
+        let can_lead = |id: u64| id != self.config.id && self.membership.voters.contains(&id);
+        let best = raft
+            .prs()
+            .iter()
+            .filter(|(id, progress)| can_lead(**id) && progress.recent_active)
+            .max_by_key(|(id, progress)| (progress.matched, **id))
+            .map(|(id, _)| *id);
+        if let Some(id) = best {
+            self.node.transfer_leader(id);
+        }
+    }
+
+    /// Moves the membership towards the goals (`MEMBER-3`).
+    fn change_membership(&mut self) {
+        let raft = &self.node.raft;
+        // What is applied includes every change that is committed, and this leader has committed in
+        // its own term: nothing else can be in flight.
+        let is_settled = raft.commit_to_current_term()
+            && !raft.has_pending_conf()
+            && raft.raft_log.applied == raft.raft_log.committed
+            && raft.lead_transferee.is_none();
+        if !is_settled {
+            return;
+        }
+        let committed = raft.raft_log.committed;
+        let has_caught_up = |node: u64| {
+            raft.prs().get(node).is_some_and(|progress| {
+                progress.recent_active && progress.matched + CAUGHT_UP_ENTRIES >= committed
+            })
+        };
+        match membership::next(self.config.id, &self.goals, &self.membership, has_caught_up) {
+            Next::Settled => {}
+            // That it takes effect is seen in the membership; until then it is proposed again.
+            Next::Change(change) => drop(self.node.propose_conf_change(Vec::new(), change)),
+            Next::HandOver => self.hand_over(),
+        }
+    }
+
+    /// Asks the others whether this node still leads, once for all reads that wait.
+    fn begin_reads(&mut self) {
+        if !self.is_leader() || !self.node.raft.commit_to_current_term() {
+            return;
+        }
+        if let Some(context) = self.reads.begin() {
+            self.node.read_index(context);
+        }
+    }
+
+    /// `RAFT-6`: a function of the node, its term and its role instead of a random number.
+    fn set_election_timeout(&mut self) {
+        let raft = &mut self.node.raft;
+        let parts = [
+            self.config.seed,
+            self.config.id,
+            raft.term,
+            raft.state as u64,
+        ];
+        let ticks = ELECTION_TICKS as u64 + mixed(&parts) % ELECTION_TICKS as u64;
+        raft.set_randomized_election_timeout(ticks as usize);
     }
 
     fn propose(&mut self, token: u64, data: Vec<u8>, actions: &mut Vec<Action>) {
@@ -297,12 +405,12 @@ impl Consensus {
             if let Some(index) = pending.compact_to {
                 self.node.mut_store().compact(index);
             }
-            actions.extend(
-                pending
-                    .messages
-                    .into_iter()
-                    .map(|m| Action::Send(Box::new(m))),
-            );
+            if let Some((index, term, data)) = pending.install {
+                actions.push(Action::Install { index, term, data });
+            }
+            for message in pending.messages {
+                self.send(message, actions);
+            }
         }
     }
 
@@ -317,70 +425,94 @@ impl Consensus {
         let snapshot = SnapshotRecord {
             index,
             term,
-            membership: self.membership.clone(),
+            // RAFT-2: changes after the index may be in force already.
+            membership: self.node.store().membership(index),
             data,
         };
         // RAFT-2: the newest hard state covers the index, since it is applied.
         let hard_state = Some(self.node.raft.hard_state());
         self.lazy_hard_state = None;
         let write = LogWrite {
-            entries: Vec::new(),
             hard_state,
             snapshot: Some(snapshot),
+            ..LogWrite::default()
         };
-        self.persist(write, None, Some(index), Vec::new(), actions);
+        let mut pending = self.next_pending();
+        pending.compact_to = Some(index);
+        self.persist(write, pending, actions);
     }
 
-    fn persist(
-        &mut self,
-        write: LogWrite,
-        ready: Option<u64>,
-        compact_to: Option<u64>,
-        messages: Vec<Message>,
-        actions: &mut Vec<Action>,
-    ) {
+    fn next_pending(&mut self) -> Pending {
         let token = self.next_token;
         self.next_token += 1;
-        self.pending.push_back(Pending {
+        Pending {
             token,
-            ready,
-            compact_to,
-            messages,
-        });
+            since: self.ticks,
+            ready: None,
+            compact_to: None,
+            install: None,
+            messages: Vec::new(),
+        }
+    }
+
+    fn persist(&mut self, write: LogWrite, pending: Pending, actions: &mut Vec<Action>) {
+        let token = pending.token;
+        self.pending.push_back(pending);
         actions.push(Action::Persist { token, write });
     }
 
     fn drain(&mut self, actions: &mut Vec<Action>) {
         let mut ready = self.node.ready();
-        actions.extend(
-            ready
-                .take_messages()
-                .into_iter()
-                .map(|m| Action::Send(Box::new(m))),
-        );
-        let waiting = ready.take_persisted_messages();
+        for message in ready.take_messages() {
+            self.send(message, actions);
+        }
+        let reads = ready.take_read_states();
+        let mut pending = self.next_pending();
+        pending.messages = ready.take_persisted_messages();
+        let mut write = LogWrite::default();
         if let Some(hard_state) = ready.hs() {
             self.node.mut_store().set_hard_state(hard_state.clone());
             self.lazy_hard_state = Some(hard_state.clone());
         }
-        let entries = ready.take_entries();
-        self.node.mut_store().append(&entries);
-        if ready.must_sync() || !waiting.is_empty() {
-            let write = LogWrite {
-                entries,
-                hard_state: self.lazy_hard_state.take(),
-                snapshot: None,
-            };
-            self.persist(write, Some(ready.number()), None, waiting, actions);
+        let snapshot = ready.snapshot();
+        if !snapshot.is_empty() {
+            let metadata = snapshot.metadata.clone().unwrap_or_default();
+            let (index, term) = (metadata.index, metadata.term);
+            let membership = metadata.conf_state.clone().unwrap_or_default();
+            let data = snapshot.data.clone();
+            self.node.mut_store().install(metadata);
+            self.set_membership(membership.clone(), actions);
+            pending.install = Some((index, term, data.clone()));
+            write.installs = true;
+            write.snapshot = Some(SnapshotRecord {
+                index,
+                term,
+                membership,
+                data,
+            });
+            // RAFT-2
+            self.lazy_hard_state = Some(self.node.raft.hard_state());
         }
-        let committed = self.committed(ready.take_committed_entries());
+        write.entries = ready.take_entries();
+        self.node.mut_store().append(&write.entries);
+        if ready.must_sync() || !pending.messages.is_empty() {
+            write.hard_state = self.lazy_hard_state.take();
+            pending.ready = Some(ready.number());
+            self.persist(write, pending, actions);
+        }
+        let committed = self.take_committed(ready.take_committed_entries(), actions);
         if !committed.is_empty() {
             actions.push(Action::Apply(committed));
+        }
+        for read in reads {
+            let tokens = self.reads.answered(&read.request_ctx);
+            let index = read.index;
+            actions.extend(tokens.map(|token| Action::ReadReady { token, index }));
         }
         self.node.advance_append_async(ready);
     }
 
-    fn committed(&mut self, entries: Vec<Entry>) -> Vec<Committed> {
+    fn take_committed(&mut self, entries: Vec<Entry>, actions: &mut Vec<Action>) -> Vec<Committed> {
         let mut committed = Vec::with_capacity(entries.len());
         for entry in entries {
             let proposal = self.proposal(&entry);
@@ -388,12 +520,14 @@ impl Consensus {
                 EntryType::EntryNormal => entry.data,
                 EntryType::EntryConfChange => {
                     let change = decoded::<ConfChange>(&entry);
-                    self.membership = changed(self.node.apply_conf_change(&change));
+                    let membership = changed(self.node.apply_conf_change(&change));
+                    self.apply_change(entry.index, membership, actions);
                     Vec::new()
                 }
                 EntryType::EntryConfChangeV2 => {
                     let change = decoded::<ConfChangeV2>(&entry);
-                    self.membership = changed(self.node.apply_conf_change(&change));
+                    let membership = changed(self.node.apply_conf_change(&change));
+                    self.apply_change(entry.index, membership, actions);
                     Vec::new()
                 }
             };
@@ -407,15 +541,76 @@ impl Consensus {
         committed
     }
 
+    /// `raft` at the receiver drops a snapshot whose membership lacks it, without a word.
+    fn send(&mut self, message: Message, actions: &mut Vec<Action>) {
+        if message.msg_type() != MessageType::MsgSnapshot {
+            actions.push(Action::Send(Box::new(message)));
+            return;
+        }
+        let log = self.node.store();
+        if is_member(&log.membership(log.snapshot_index()), message.to) {
+            actions.push(Action::SendSnapshot(Box::new(message)));
+        } else {
+            self.unsent_snapshots.push(message.to);
+            let index = log.last_change();
+            actions.push(Action::WantSnapshot { index });
+        }
+    }
+
+    fn apply_change(&mut self, index: u64, membership: ConfState, actions: &mut Vec<Action>) {
+        self.node.mut_store().changed(index, membership.clone());
+        self.set_membership(membership, actions);
+    }
+
+    /// Takes note of the membership in force; a node that is in it no more stops.
+    fn set_membership(&mut self, membership: ConfState, actions: &mut Vec<Action>) {
+        let id = self.config.id;
+        let was_member = is_member(&self.membership, id);
+        self.membership = membership;
+        actions.push(Action::Membership(self.membership.clone()));
+        if was_member && !is_member(&self.membership, id) {
+            self.has_stopped = true;
+            actions.push(Action::Stop(StopReason::Removed));
+        }
+    }
+
     fn report_leadership(&mut self, actions: &mut Vec<Action>) {
         let is_leader = self.is_leader();
         if is_leader && !self.was_leader {
             actions.push(Action::Elected { term: self.term() });
         } else if !is_leader && self.was_leader {
             actions.push(Action::SteppedDown);
+            let failed = self.reads.abandon();
+            actions.extend(failed.map(|token| Action::ReadFailed { token }));
         }
         self.was_leader = is_leader;
+        let leader = self.node.raft.leader_id;
+        if leader != self.known_leader {
+            self.known_leader = leader;
+            let known = (leader != raft::INVALID_ID).then_some(leader);
+            actions.push(Action::Leader(known));
+        }
     }
+}
+
+fn is_member(membership: &ConfState, id: u64) -> bool {
+    let nodes = [
+        &membership.voters,
+        &membership.voters_outgoing,
+        &membership.learners,
+        &membership.learners_next,
+    ];
+    nodes.into_iter().any(|nodes| nodes.contains(&id))
+}
+
+/// A number that looks random and follows from `parts` (the finalizer of SplitMix64, chained).
+fn mixed(parts: &[u64]) -> u64 {
+    parts.iter().fold(0x9e37_79b9_7f4a_7c15, |hash, part| {
+        let mut mixed = (hash ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    })
 }
 
 // A committed change that cannot be taken would let the voters disagree (`RAFT-4`).
@@ -433,5 +628,7 @@ fn changed(outcome: raft::Result<ConfState>) -> ConfState {
     outcome.unwrap_or_else(|e| panic!("a committed change of membership cannot be applied: {e}"))
 }
 
+#[cfg(test)]
+mod group_tests;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,15 @@ struct Node {
 
 impl Node {
     fn start(store: MemoryStore, boot: u64) -> Self {
-        let consensus = Consensus::new(NodeConfig { id: 1, boot }, store.load().unwrap()).unwrap();
+        let consensus = Consensus::new(
+            NodeConfig {
+                id: 1,
+                boot,
+                seed: 1,
+            },
+            store.load().unwrap(),
+        )
+        .unwrap();
         Self {
             consensus,
             store,
@@ -47,7 +55,9 @@ impl Node {
                     Action::Elected { .. } => self.seen.push("elected"),
                     Action::SteppedDown => self.seen.push("stepped down"),
                     Action::Refused { .. } => self.seen.push("refused"),
-                    Action::Send(message) => panic!("nobody to send to: {message:?}"),
+                    Action::Leader(_) | Action::Membership(_) => {}
+                    Action::ReadReady { .. } => self.seen.push("read"),
+                    other => panic!("unexpected for a group of one: {other:?}"),
                 }
             }
         }

@@ -2,30 +2,40 @@
 //! keeps that apart.
 
 use crate::storage::Stored;
-use raft::eraftpb::{Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use std::collections::VecDeque;
 
-/// The log since the last snapshot.
+/// Entries before a snapshot that stay in memory, so that a follower that is a little behind gets
+/// these and not the whole state.
+const KEPT_ENTRIES: u64 = 4_096;
+/// … as long as they have at most this many bytes.
+const KEPT_BYTES: usize = 16 << 20;
+
+/// The log since some time before the last snapshot.
 #[derive(Debug)]
 pub(super) struct LogView {
     hard_state: HardState,
-    membership: raft::eraftpb::ConfState,
+    snapshot: SnapshotMetadata,
     /// Index and term before the first entry.
     base: (u64, u64),
-    entries: Vec<Entry>,
+    entries: VecDeque<Entry>,
+    /// Changes of membership that are applied and not in the snapshot.
+    changes: Vec<(u64, ConfState)>,
 }
 
 impl LogView {
     pub(super) fn new(stored: Stored) -> Self {
-        let (base, membership) = stored
+        let snapshot = stored
             .snapshot
-            .map(|snapshot| ((snapshot.index, snapshot.term), snapshot.membership))
+            .map(|snapshot| metadata(snapshot.index, snapshot.term, snapshot.membership))
             .unwrap_or_default();
         Self {
             hard_state: stored.hard_state.unwrap_or_default(),
-            membership,
-            base,
-            entries: stored.entries,
+            base: (snapshot.index, snapshot.term),
+            snapshot,
+            entries: stored.entries.into(),
+            changes: Vec::new(),
         }
     }
 
@@ -34,22 +44,65 @@ impl LogView {
     }
 
     pub(super) fn snapshot_index(&self) -> u64 {
-        self.base.0
+        self.snapshot.index
     }
 
     /// Appends, replacing what conflicts.
     pub(super) fn append(&mut self, entries: &[Entry]) {
         if let Some(first) = entries.first() {
-            self.entries.retain(|entry| entry.index < first.index);
-            self.entries.extend_from_slice(entries);
+            let kept = usize::try_from(first.index.saturating_sub(self.base.0 + 1));
+            self.entries.truncate(kept.unwrap_or(usize::MAX));
+            self.entries.extend(entries.iter().cloned());
         }
     }
 
-    /// Forgets entries up to `index`, which a durable snapshot contains.
+    /// Replaces everything by a snapshot of the leader's.
+    pub(super) fn install(&mut self, snapshot: SnapshotMetadata) {
+        self.base = (snapshot.index, snapshot.term);
+        self.snapshot = snapshot;
+        self.entries.clear();
+        self.changes.clear();
+    }
+
+    /// Membership that an applied change made.
+    pub(super) fn changed(&mut self, index: u64, membership: ConfState) {
+        self.changes.push((index, membership));
+    }
+
+    /// Index of the newest applied change of membership; that of the snapshot without one.
+    pub(super) fn last_change(&self) -> u64 {
+        self.changes
+            .last()
+            .map_or(self.snapshot.index, |(index, _)| *index)
+    }
+
+    /// Membership in force at an applied index.
+    pub(super) fn membership(&self, index: u64) -> ConfState {
+        let newest = self.changes.iter().rev().find(|(at, _)| *at <= index);
+        match newest {
+            Some((_, membership)) => membership.clone(),
+            None => self.snapshot.conf_state.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Notes that a snapshot of this index is durable; forgets what nobody will ask for.
     pub(super) fn compact(&mut self, index: u64) {
-        if let Some(term) = self.known_term(index) {
-            self.entries.retain(|entry| entry.index > index);
-            self.base = (index, term);
+        let Some(term) = self
+            .known_term(index)
+            .filter(|_| index > self.snapshot.index)
+        else {
+            return;
+        };
+        self.snapshot = metadata(index, term, self.membership(index));
+        self.changes.retain(|(at, _)| *at > index);
+        let mut bytes: usize = self.entries.iter().map(entry_bytes).sum();
+        while let Some(first) = self.entries.front()
+            && first.index <= index
+            && (first.index + KEPT_ENTRIES <= index || bytes > KEPT_BYTES)
+        {
+            bytes -= entry_bytes(first);
+            self.base = (first.index, first.term);
+            self.entries.pop_front();
         }
     }
 
@@ -63,17 +116,27 @@ impl LogView {
             .map(|entry| entry.term)
     }
 
-    fn last(&self) -> u64 {
-        self.entries.last().map_or(self.base.0, |entry| entry.index)
+    pub(super) fn last(&self) -> u64 {
+        self.entries.back().map_or(self.base.0, |entry| entry.index)
     }
+}
+
+fn metadata(index: u64, term: u64, membership: ConfState) -> SnapshotMetadata {
+    SnapshotMetadata {
+        conf_state: Some(membership),
+        index,
+        term,
+    }
+}
+
+fn entry_bytes(entry: &Entry) -> usize {
+    entry.data.len() + entry.context.len() + 32
 }
 
 impl Storage for LogView {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(
-            self.hard_state.clone(),
-            self.membership.clone(),
-        ))
+        let membership = self.snapshot.conf_state.clone().unwrap_or_default();
+        Ok(RaftState::new(self.hard_state.clone(), membership))
     }
 
     fn entries(
@@ -90,13 +153,10 @@ impl Storage for LogView {
             return Err(StorageError::Unavailable.into());
         }
         let offset = |index: u64| (index - self.base.0 - 1) as usize;
-        let wanted = self
-            .entries
-            .get(offset(low)..offset(high))
-            .unwrap_or_default();
+        let wanted = self.entries.range(offset(low)..offset(high));
         let mut left = max_size.into().unwrap_or(u64::MAX);
-        let fitting = wanted.iter().enumerate().take_while(|(position, entry)| {
-            let bytes = (entry.data.len() + entry.context.len() + 32) as u64;
+        let fitting = wanted.enumerate().take_while(|(position, entry)| {
+            let bytes = entry_bytes(entry) as u64;
             let fits = *position == 0 || bytes <= left;
             left = left.saturating_sub(bytes);
             fits
@@ -120,8 +180,14 @@ impl Storage for LogView {
         Ok(self.last())
     }
 
+    /// Where a snapshot begins; whoever sends it adds the state ([`super::Action::SendSnapshot`]).
     fn snapshot(&self, _: u64, _: u64) -> raft::Result<Snapshot> {
-        // Only another voter could ask, and there is none yet.
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+        if self.snapshot.index == 0 {
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        Ok(Snapshot {
+            data: Vec::new(),
+            metadata: Some(self.snapshot.clone()),
+        })
     }
 }

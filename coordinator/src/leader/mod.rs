@@ -6,184 +6,41 @@
 //!   earlier leaders committed.
 //! - `LEAD-3`: while the store takes no writes, writes are refused, and what workers deliver waits;
 //!   while space is merely low, running jobs go on and new ones are refused.
+//! - `LEAD-4`: a question about jobs and workers is answered from a state that contains everything
+//!   acknowledged before it was asked, whoever acknowledged it.
 
+mod events;
+mod group;
 mod proposals;
 mod questions;
 mod secrets;
 
+pub use events::{Action, ApplyError, Denial, Event, LeaderConfig, Ticket};
+pub use group::GroupReport;
 pub use proposals::{BATCH_MS, IN_FLIGHT};
 pub use questions::{Answer, Question};
 pub use secrets::Secrets;
 
 use crate::consensus::{Committed, Refusal};
 use crate::scheduler::{self, ConnectionId, Now, Scheduler};
-use crate::state::{Applied, BatchError, Command, Effect, Outcome, State, Submission};
+use crate::state::{Applied, Command, Effect, State, Submission};
 use evoring_protocol::event::EventKind;
-use evoring_protocol::worker::{Hello, WorkerCommand, WorkerReport};
-use evoring_protocol::{Digest, ErrorCode, JobId, RemoteError, Term, WorkerId};
+use evoring_protocol::worker::{Hello, WorkerCommand};
+use evoring_protocol::{Digest, ErrorCode, RemoteError, Term};
+use group::Group;
 use proposals::{Proposals, Waiter};
+use questions::Reads;
 use std::collections::BTreeMap;
 
-/// A snapshot is taken after this many entries …
+/// A snapshot is taken after this many entries, if they have an eighth of the last one's bytes: a
+/// large state is not written for few changes …
 const SNAPSHOT_ENTRIES: u64 = 4_096;
-/// … or bytes of entries.
+/// … or after this many, which a start replays in about a second …
+const SNAPSHOT_ENTRIES_AT_MOST: u64 = 32_768;
+/// … or after this many bytes of entries.
 const SNAPSHOT_BYTES: usize = 32 << 20;
 /// Hellos that wait for this node to take office.
 const EARLY_HELLOS: usize = 16_384;
-
-/// Names a client's request that waits for the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
-
-/// What happens to a leader.
-#[derive(Debug)]
-pub enum Event {
-    /// Entries are committed.
-    Committed(Vec<Committed>),
-    /// This node leads.
-    Elected {
-        /// Since this term.
-        term: u64,
-    },
-    /// It leads no more.
-    SteppedDown,
-    /// A proposal is not in the log.
-    Refused {
-        /// Which.
-        token: u64,
-        /// Why.
-        reason: Refusal,
-    },
-    /// The store takes no writes, for this reason; or takes them again.
-    Store(Result<(), String>),
-    /// Space is so low, for this reason, that no new jobs can be taken; or it is not.
-    Space(Option<String>),
-    /// A worker said hello.
-    Hello {
-        /// On this connection.
-        connection: ConnectionId,
-        /// What.
-        hello: Hello,
-    },
-    /// A worker said something else.
-    Report {
-        /// On this connection.
-        connection: ConnectionId,
-        /// What.
-        report: WorkerReport,
-    },
-    /// A worker's connection ended.
-    Disconnected {
-        /// Which.
-        connection: ConnectionId,
-        /// Why.
-        reason: String,
-    },
-    /// A client submits a job.
-    Submit {
-        /// To be answered.
-        ticket: Ticket,
-        /// The job.
-        submission: Box<Submission>,
-        /// Refuse it if its gangs need more slots than there are.
-        refuse_unless_fits: bool,
-    },
-    /// A client cancels a job.
-    Cancel {
-        /// To be answered.
-        ticket: Ticket,
-        /// The job.
-        job: JobId,
-    },
-    /// The blob store has a driver's blob.
-    BlobStored(Digest),
-    /// Time passes.
-    Tick,
-}
-
-/// What a leader wants done.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Action {
-    /// Propose an entry.
-    Propose {
-        /// Names the proposal.
-        token: u64,
-        /// The entry.
-        data: Vec<u8>,
-    },
-    /// Entries up to here are applied.
-    Applied(u64),
-    /// The encoded state at this index.
-    Snapshot {
-        /// Last index that it contains.
-        index: u64,
-        /// The state.
-        data: Vec<u8>,
-    },
-    /// Say something to a worker.
-    Send {
-        /// On this connection.
-        connection: ConnectionId,
-        /// What.
-        command: WorkerCommand,
-    },
-    /// End a worker's connection.
-    Close {
-        /// Which.
-        connection: ConnectionId,
-        /// Why.
-        reason: String,
-    },
-    /// Answer a client.
-    Reply {
-        /// Whom.
-        ticket: Ticket,
-        /// What.
-        outcome: Result<Outcome, RemoteError>,
-    },
-    /// Append to the event file; events of entries that it already holds are skipped.
-    Event {
-        /// Index of the entry, for events that every replay of the log gives again.
-        index: Option<u64>,
-        /// What happened.
-        kind: EventKind,
-    },
-    /// Append to a job's log.
-    Log {
-        /// The job.
-        job: JobId,
-        /// Who says it.
-        worker: WorkerId,
-        /// What.
-        lines: Vec<String>,
-    },
-    /// Write a blob to the blob store.
-    StoreBlob {
-        /// Its name.
-        digest: Digest,
-        /// Its bytes.
-        bytes: Vec<u8>,
-    },
-}
-
-/// An entry that this build cannot apply: the coordinator must stop.
-#[derive(Debug, thiserror::Error)]
-#[error("entry {index} of the log cannot be applied: {source}")]
-pub struct ApplyError {
-    /// Its index.
-    pub index: u64,
-    /// Why.
-    pub source: BatchError,
-}
-
-/// What a leader knows about itself, fixed at its start.
-#[derive(Debug, Clone)]
-pub struct LeaderConfig {
-    /// Process id, for people and tests.
-    pub process: u32,
-    /// URL of the blob store, for agents.
-    pub blobs: String,
-}
 
 /// One coordinator's decisions.
 #[derive(Debug)]
@@ -193,6 +50,8 @@ pub struct Leader {
     scheduler: Option<Scheduler>,
     proposals: Proposals,
     secrets: Secrets,
+    reads: Reads,
+    group: Group,
     /// Term in which this node leads.
     leads: Option<u64>,
     /// Term of the last applied entry.
@@ -209,6 +68,9 @@ pub struct Leader {
     /// Monotonic time of the next tick.
     next_tick_ms: u64,
     snapshot_index: u64,
+    snapshot_bytes: usize,
+    /// A snapshot before this index is not good enough for a new member.
+    snapshot_wanted: u64,
     bytes_since_snapshot: usize,
     out: Vec<Action>,
 }
@@ -223,6 +85,8 @@ impl Leader {
             scheduler: None,
             proposals: Proposals::default(),
             secrets,
+            reads: Reads::default(),
+            group: Group::default(),
             leads: None,
             applied_term: 0,
             key_proposed: false,
@@ -231,6 +95,8 @@ impl Leader {
             says_read_only: false,
             early: BTreeMap::new(),
             next_tick_ms: 0,
+            snapshot_bytes: 0,
+            snapshot_wanted: 0,
             bytes_since_snapshot: 0,
             out: Vec::new(),
         }
@@ -239,6 +105,11 @@ impl Leader {
     /// The replicated state.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// This node's number in the group.
+    pub fn id(&self) -> u64 {
+        self.config.id
     }
 
     /// The scheduler, in office.
@@ -274,10 +145,22 @@ impl Leader {
     pub fn handle(&mut self, event: Event, now: Now) -> Result<Vec<Action>, ApplyError> {
         match event {
             Event::Committed(entries) => self.committed(entries, now)?,
+            Event::Installed { index, term, data } => self.installed(index, term, &data)?,
             Event::Elected { term } => {
                 self.leads = Some(term);
                 self.key_proposed = false;
             }
+            Event::Leader(leader) => self.leader_changed(leader),
+            Event::ReadReady { token, index } => self.read_ready(token, index, now),
+            Event::ReadFailed { token } => self.read_failed(token),
+            Event::SnapshotWanted { index } => {
+                self.snapshot_wanted = index;
+                self.take_snapshot();
+            }
+            Event::Group(report) => self.group.report = *report,
+            Event::Health { id, health } => self.group.heard(id, health, now),
+            Event::Contact { id, problem } => self.group.contact(id, problem),
+            Event::Joined { id } => self.joined(id, now),
             Event::SteppedDown => self.step_down("this coordinator lost its office"),
             Event::Refused { token, reason } => self.refused(token, reason, now),
             Event::Store(outcome) => self.store(outcome, now),
@@ -300,7 +183,8 @@ impl Leader {
             } => {
                 self.submit(ticket, submission, refuse_unless_fits, now);
             }
-            Event::Cancel { ticket, job } => self.write(ticket, Command::Cancel { job }, now),
+            Event::Write { ticket, command } => self.write(ticket, command, now),
+            Event::Ask { ticket, question } => self.ask(ticket, question, now),
             Event::BlobStored(digest) => {
                 if self.leads.is_some() {
                     self.proposals
@@ -312,6 +196,7 @@ impl Leader {
                 if self.is_tick_due(now) {
                     self.next_tick_ms = now.mono_ms + scheduler::TICK_MS;
                 }
+                self.raise_version(now);
                 self.schedule(scheduler::Event::Tick, now);
             }
         }
@@ -324,11 +209,12 @@ impl Leader {
         let Some(last) = entries.last().map(|entry| entry.index) else {
             return Ok(());
         };
+        let members = self.state.members().clone();
         for entry in entries {
             let applied = self
                 .state
                 .apply(entry.index, &entry.data)
-                .map_err(|source| ApplyError {
+                .map_err(|source| ApplyError::Entry {
                     index: entry.index,
                     source,
                 })?;
@@ -337,17 +223,53 @@ impl Leader {
             self.resolve(entry.proposal, &applied);
             self.effects(entry.index, applied, now);
         }
-        self.out.push(Action::Applied(last));
-        let is_due = last - self.snapshot_index >= SNAPSHOT_ENTRIES
-            || self.bytes_since_snapshot >= SNAPSHOT_BYTES;
-        if is_due && self.store_failure.is_none() {
-            self.snapshot_index = last;
-            self.bytes_since_snapshot = 0;
-            self.out.push(Action::Snapshot {
-                index: last,
-                data: self.state.encode(),
-            });
+        // Before `Applied`: consensus must not change the membership by an older list.
+        if *self.state.members() != members {
+            self.out.push(Action::Members(self.state.members().clone()));
         }
+        self.out.push(Action::Applied(last));
+        self.answer_reads(now);
+        self.take_snapshot();
+        Ok(())
+    }
+
+    /// Takes a snapshot if it is time for one.
+    fn take_snapshot(&mut self) {
+        let index = self.state.applied();
+        if self.is_snapshot_due(index) && self.store_failure.is_none() {
+            let data = self.state.encode();
+            self.snapshot_index = index;
+            self.snapshot_bytes = data.len();
+            self.bytes_since_snapshot = 0;
+            self.out.push(Action::Snapshot { index, data });
+        }
+    }
+
+    fn is_snapshot_due(&self, last: u64) -> bool {
+        if (self.snapshot_index + 1..=last).contains(&self.snapshot_wanted) {
+            return true;
+        }
+        let entries = last.saturating_sub(self.snapshot_index);
+        let is_worth_it = self.bytes_since_snapshot >= self.snapshot_bytes / 8;
+        (entries >= SNAPSHOT_ENTRIES && is_worth_it)
+            || entries >= SNAPSHOT_ENTRIES_AT_MOST
+            || self.bytes_since_snapshot >= SNAPSHOT_BYTES
+    }
+
+    /// Takes another leader's whole state in place of its own, which is older.
+    fn installed(&mut self, index: u64, term: u64, data: &[u8]) -> Result<(), ApplyError> {
+        let reads = self.state.reads();
+        let mut state =
+            State::decode(data).map_err(|source| ApplyError::Snapshot { index, source })?;
+        state.hold_version(reads);
+        state.begin_after(index);
+        self.state = state;
+        self.applied_term = term;
+        self.snapshot_index = index;
+        self.snapshot_bytes = data.len();
+        self.bytes_since_snapshot = 0;
+        self.out.push(Action::Members(self.state.members().clone()));
+        self.out.push(Action::Applied(index));
         Ok(())
     }
 
@@ -433,6 +355,7 @@ impl Leader {
         for (connection, hello) in std::mem::take(&mut self.early) {
             self.schedule(scheduler::Event::Hello { connection, hello }, now);
         }
+        self.record_own_address(now);
     }
 
     fn step_down(&mut self, reason: &str) {
@@ -446,10 +369,7 @@ impl Leader {
             .chain(std::mem::take(&mut self.early).into_keys())
             .collect();
         for connection in connections {
-            self.out.push(Action::Close {
-                connection,
-                reason: reason.to_owned(),
-            });
+            self.send_elsewhere(connection, reason);
         }
         for ticket in self.proposals.abandon() {
             let message =
@@ -461,6 +381,8 @@ impl Leader {
     fn hello(&mut self, connection: ConnectionId, hello: Hello, now: Now) {
         if self.scheduler.is_some() {
             self.schedule(scheduler::Event::Hello { connection, hello }, now);
+        } else if self.is_elsewhere() {
+            self.send_elsewhere(connection, "another coordinator leads");
         } else if self.early.len() < EARLY_HELLOS {
             self.early.insert(connection, hello);
         } else {
@@ -544,10 +466,20 @@ impl Leader {
     fn write(&mut self, ticket: Ticket, command: Command, now: Now) {
         // What ends work, and makes room, is still taken while space is low.
         let refuses = match &command {
-            Command::Cancel { .. } => self.store_failure.as_deref(),
-            _ => self.read_only(),
+            Command::Submit(_) | Command::Label { .. } => self.read_only(),
+            _ => self.store_failure.as_deref(),
         };
-        if let Some(reason) = refuses {
+        if self.is_elsewhere() {
+            self.deny(ticket);
+        } else if command.since() > self.state.version() {
+            let message = format!(
+                "the group still has coordinators of a build that cannot do this (version {} of the \
+                 records is in force, {} is needed): upgrade them all, then repeat it",
+                self.state.version(),
+                command.since()
+            );
+            self.reply_error(ticket, ErrorCode::NotReady, message);
+        } else if let Some(reason) = refuses {
             let message = format!("the coordinator only reads: {reason}");
             self.reply_error(ticket, ErrorCode::ReadOnly, message);
         } else if self.scheduler.is_none() {
@@ -561,8 +493,13 @@ impl Leader {
     fn reply_error(&mut self, ticket: Ticket, code: ErrorCode, message: String) {
         self.out.push(Action::Reply {
             ticket,
-            outcome: Err(RemoteError::new(code, message)),
+            outcome: Err(RemoteError::new(code, message).into()),
         });
+    }
+
+    fn deny(&mut self, ticket: Ticket) {
+        let outcome = Err(Denial::NotLeader(self.leader_hint()));
+        self.out.push(Action::Reply { ticket, outcome });
     }
 
     fn refused(&mut self, token: u64, reason: Refusal, now: Now) {
@@ -610,7 +547,8 @@ impl Leader {
         }
         // Replicated time never goes back, whatever the leader's clock does.
         let time_ms = now.wall_ms.max(self.state.time_ms());
-        while let Some((token, data)) = self.proposals.take_batch(now, time_ms) {
+        let version = self.state.version();
+        while let Some((token, data)) = self.proposals.take_batch(now, time_ms, version) {
             self.out.push(Action::Propose { token, data });
         }
     }

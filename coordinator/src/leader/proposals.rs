@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 pub const BATCH_MS: u64 = 5;
 /// Entries that are proposed and not applied yet; what comes more goes into the next one.
 pub const IN_FLIGHT: usize = 32;
-/// Commands of one entry.
+/// Commands of one entry …
 const BATCH_COMMANDS: usize = 4_096;
+/// … and about their bytes, so that an entry travels in one message.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// Who waits for a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,22 @@ fn is_urgent(command: &Command) -> bool {
     )
 }
 
+/// About as many bytes as the command takes in an entry.
+fn command_bytes(command: &Command) -> usize {
+    let body = match command {
+        Command::Record { outcomes, .. } => outcomes
+            .iter()
+            .map(|report| 16 + report.outcome.as_ref().map_or(256, Vec::len))
+            .sum(),
+        Command::Label { key, value, .. } => key.len() + value.len(),
+        Command::RankFinished { result, .. } => result.len(),
+        // The driver holds what the job file says, and that has a limit.
+        Command::Submit(_) => 4 << 10,
+        _ => 0,
+    };
+    64 + body
+}
+
 impl Proposals {
     pub(super) fn add(&mut self, command: Command, waiter: Waiter, now: Now) {
         if self.waiting.is_empty() {
@@ -58,7 +76,12 @@ impl Proposals {
     }
 
     /// The next entry, if it is time for one.
-    pub(super) fn take_batch(&mut self, now: Now, time_ms: u64) -> Option<(u64, Vec<u8>)> {
+    pub(super) fn take_batch(
+        &mut self,
+        now: Now,
+        time_ms: u64,
+        version: u16,
+    ) -> Option<(u64, Vec<u8>)> {
         let is_due = self.is_urgent
             || self
                 .deadline_ms()
@@ -66,12 +89,22 @@ impl Proposals {
         if self.waiting.is_empty() || self.in_flight.len() >= IN_FLIGHT || !is_due {
             return None;
         }
-        let count = self.waiting.len().min(BATCH_COMMANDS);
+        let mut bytes = 0;
+        let fitting = self
+            .waiting
+            .iter()
+            .take(BATCH_COMMANDS)
+            .take_while(|(command, _)| {
+                let is_first = bytes == 0;
+                bytes += command_bytes(command);
+                is_first || bytes <= BATCH_BYTES
+            });
+        let count = fitting.count();
         let (commands, waiters): (Vec<Command>, Vec<Waiter>) = self.waiting.drain(..count).unzip();
         self.is_urgent = self.waiting.iter().any(|(command, _)| is_urgent(command));
         self.last_token += 1;
         let batch = Batch { time_ms, commands };
-        let data = batch.encode();
+        let data = batch.encode(version);
         self.in_flight
             .insert(self.last_token, (batch.commands, waiters));
         Some((self.last_token, data))

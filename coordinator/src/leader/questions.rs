@@ -1,13 +1,24 @@
 //! What clients ask without changing anything.
 
-use super::Leader;
+use super::{Action, Denial, Leader, Ticket};
 use crate::scheduler::Now;
-use evoring_protocol::client::{CoordinatorView, JobView, WorkerView};
+use evoring_protocol::client::{ClusterView, CoordinatorView, JobView, WorkerView};
 use evoring_protocol::version::build_id;
 use evoring_protocol::{Digest, ErrorCode, JobId, RemoteError};
+use std::collections::BTreeMap;
 
 /// Jobs in one list, the newest ones; a reply has a limit.
 const LISTED_JOBS: usize = 4_000;
+
+/// Questions that wait.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    last_token: u64,
+    /// Those whose index is not known yet.
+    asked: BTreeMap<u64, (Ticket, Question)>,
+    /// Those whose index is not applied yet.
+    ready: Vec<(u64, (Ticket, Question))>,
+}
 
 /// A question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +33,10 @@ pub enum Question {
     Workers,
     /// The coordinator.
     Status,
+    /// The group, as this coordinator knows it.
+    Cluster,
+    /// Whether this coordinator leads and answers.
+    Leadership,
     /// A blob that the blob store may not have yet.
     PendingBlob(Digest),
 }
@@ -39,6 +54,10 @@ pub enum Answer {
     Workers(Vec<WorkerView>),
     /// The coordinator.
     Status(CoordinatorView),
+    /// The group.
+    Cluster(Box<ClusterView>),
+    /// It leads.
+    Leads,
     /// The blob, if it is pending.
     PendingBlob(Option<Vec<u8>>),
 }
@@ -50,8 +69,10 @@ impl Leader {
     /// [`ErrorCode::NotReady`] before this node is in office, [`ErrorCode::NotFound`] for an
     /// unknown job.
     pub fn answer(&self, question: Question, now: Now) -> Result<Answer, RemoteError> {
-        if question == Question::Status {
-            return Ok(Answer::Status(self.status()));
+        match question {
+            Question::Status => return Ok(Answer::Status(self.status())),
+            Question::Cluster => return Ok(Answer::Cluster(Box::new(self.cluster(now)))),
+            _ => {}
         }
         let Some(scheduler) = self.scheduler() else {
             let message = "the coordinator is taking office; ask again".to_owned();
@@ -93,10 +114,57 @@ impl Leader {
             }
             Question::Workers => Answer::Workers(scheduler.worker_views()),
             Question::Status => Answer::Status(self.status()),
+            Question::Cluster => Answer::Cluster(Box::new(self.cluster(now))),
+            Question::Leadership => Answer::Leads,
             Question::PendingBlob(digest) => {
                 Answer::PendingBlob(self.state().blobs().get(&digest).cloned())
             }
         })
+    }
+
+    /// Takes a client's question. What a leader says must be true now, not only when it last heard
+    /// from the others (`LEAD-4`); about itself any coordinator answers.
+    pub(super) fn ask(&mut self, ticket: Ticket, question: Question, now: Now) {
+        if matches!(question, Question::Status | Question::Cluster) {
+            let answer = self.answer(question, now).map_err(Denial::from);
+            self.out.push(Action::Answer { ticket, answer });
+        } else if self.is_elsewhere() {
+            let answer = Err(Denial::NotLeader(self.leader_hint()));
+            self.out.push(Action::Answer { ticket, answer });
+        } else {
+            self.reads.last_token += 1;
+            let token = self.reads.last_token;
+            self.reads.asked.insert(token, (ticket, question));
+            self.out.push(Action::Read { token });
+        }
+    }
+
+    pub(super) fn read_ready(&mut self, token: u64, index: u64, now: Now) {
+        if let Some(asked) = self.reads.asked.remove(&token) {
+            self.reads.ready.push((index, asked));
+        }
+        self.answer_reads(now);
+    }
+
+    pub(super) fn read_failed(&mut self, token: u64) {
+        if let Some((ticket, _)) = self.reads.asked.remove(&token) {
+            let answer = Err(Denial::NotLeader(self.leader_hint()));
+            self.out.push(Action::Answer { ticket, answer });
+        }
+    }
+
+    /// Answers what waited for an index that is applied.
+    pub(super) fn answer_reads(&mut self, now: Now) {
+        let applied = self.state().applied();
+        let ready = std::mem::take(&mut self.reads.ready);
+        for (index, (ticket, question)) in ready {
+            if index > applied {
+                self.reads.ready.push((index, (ticket, question)));
+                continue;
+            }
+            let answer = self.answer(question, now).map_err(Denial::from);
+            self.out.push(Action::Answer { ticket, answer });
+        }
     }
 
     fn status(&self) -> CoordinatorView {

@@ -1,7 +1,7 @@
 //! A whole cluster in one thread with a simulated clock: the real leader, a log that is a vector,
 //! workers that compute made-up results.
 
-use super::{Action, Event, Leader, LeaderConfig, Question, Secrets, Ticket};
+use super::{Action, Denial, Event, Leader, LeaderConfig, Question, Secrets, Ticket};
 use crate::consensus::Committed;
 use crate::leader::Answer;
 use crate::made_up::{compute, trained};
@@ -237,13 +237,18 @@ impl Sim {
                 }
             }
             Action::Reply { ticket, outcome } => {
+                let outcome = outcome.map_err(|denial| match denial {
+                    Denial::Error(error) => error,
+                    Denial::NotLeader(_) => panic!("nobody else can lead"),
+                });
                 assert!(
                     self.replies.insert(ticket, outcome).is_none(),
                     "answered twice"
                 );
             }
             Action::Event { kind, .. } => self.events.push((self.now.mono_ms, kind)),
-            Action::Log { .. } => {}
+            Action::Log { .. } | Action::Members(_) | Action::Answer { .. } => {}
+            Action::Read { .. } => panic!("nobody asks"),
             Action::StoreBlob { digest, bytes } => {
                 self.blobs.insert(digest, bytes);
                 self.feed(Event::BlobStored(digest));
@@ -393,6 +398,7 @@ impl Sim {
             return;
         };
         match command {
+            WorkerCommand::NotLeader { .. } => panic!("nobody else can lead"),
             WorkerCommand::Welcome { leases_to_keep, ranks_to_keep, .. } => {
                 for slot in &mut worker.slots {
                     slot.stop(|task| match task {
@@ -644,6 +650,9 @@ fn leader(state: State, seed: u64) -> Leader {
     let config = LeaderConfig {
         process: 1,
         blobs: "file:///blobs".to_owned(),
+        id: 1,
+        name: "c1".to_owned(),
+        address: "c1:1".to_owned(),
     };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());

@@ -4,9 +4,12 @@ use super::sim::{Sim, Spec, name};
 use super::*;
 use crate::made_up::JOB;
 use crate::state::Batch;
+use crate::state::Outcome;
+use evoring_protocol::JobId;
 use evoring_protocol::client::JobStatus;
 use evoring_protocol::limits;
 use evoring_protocol::work::{FailureCause, WorkError};
+use evoring_protocol::worker::WorkerReport;
 use proptest::prelude::*;
 
 /// What must be equal however a job was computed.
@@ -103,7 +106,7 @@ fn pending_blobs_survive() {
     // The log up to before the confirmations, as after a crash at that moment.
     let confirms = |data: &[u8]| {
         !data.is_empty()
-            && Batch::decode(data)
+            && Batch::decode(data, crate::state::NEWEST_RECORDS)
                 .unwrap()
                 .commands
                 .iter()
@@ -225,10 +228,8 @@ fn low_space() {
         refused.message
     );
     let ticket = Ticket(999);
-    sim.feed(Event::Cancel {
-        ticket,
-        job: second,
-    });
+    let command = Command::Cancel { job: second };
+    sim.feed(Event::Write { ticket, command });
     sim.until("the job ends", 120_000, |sim| sim.ended(first));
     assert_eq!(sim.replies[&ticket], Ok(Outcome::Done));
     assert_eq!(sim.view(first).status, JobStatus::Finished);
@@ -298,7 +299,9 @@ fn results_share_entries() {
     let records = |data: &[u8]| match data {
         [] => 0,
         _ => {
-            let commands = Batch::decode(data).unwrap().commands;
+            let commands = Batch::decode(data, crate::state::NEWEST_RECORDS)
+                .unwrap()
+                .commands;
             commands
                 .iter()
                 .filter(|command| matches!(command, Command::Record { .. }))
@@ -424,7 +427,7 @@ fn driver_error_fails_one_job() {
                 time_ms: 5,
                 commands,
             }
-            .encode(),
+            .encode(crate::state::NEWEST_RECORDS),
         )
         .unwrap();
     let failed = |effect: &Effect| matches!(effect, Effect::Event(EventKind::JobFailed { job, error }) if *job == bad && error.contains(&format!("at index {index}")));

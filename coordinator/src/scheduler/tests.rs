@@ -482,7 +482,10 @@ fn cancel() {
         sim.until(stage, 60_000, |sim| sim.is_in(job, stage));
         sim.commands.clear();
         let ticket = crate::leader::Ticket(999);
-        sim.feed(crate::leader::Event::Cancel { ticket, job });
+        sim.feed(crate::leader::Event::Write {
+            ticket,
+            command: crate::state::Command::Cancel { job },
+        });
         sim.advance(50);
         assert_eq!(sim.replies[&ticket], Ok(crate::state::Outcome::Done));
         assert_eq!(

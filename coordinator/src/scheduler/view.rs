@@ -43,6 +43,11 @@ pub fn job_view(id: JobId, job: &Job) -> JobView {
         generation: job.generation.clone(),
         summary,
         artifacts: job.artifacts.clone(),
+        labels: job
+            .labels
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
     }
 }
 

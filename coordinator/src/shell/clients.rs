@@ -4,12 +4,12 @@ use super::blobs::Blobs;
 use super::event_file::EventFile;
 use super::gates::Gates;
 use super::job_logs::JobLogs;
-use super::leader_thread::Inbox;
+use super::leader_thread::{Inbox, Message, Standing};
 use super::pages;
 use super::workers::is_kind;
-use crate::leader::{Answer, Question};
-use crate::state::{Outcome, Submission};
-use evoring_protocol::client::{ClientReply, ClientRequest, WorkerView};
+use crate::leader::{Answer, Denial, Question};
+use crate::state::{Command, Outcome, Submission};
+use evoring_protocol::client::{ClientReply, ClientRequest, EventsPlace, LeaderHint, WorkerView};
 use evoring_protocol::codec::{CodecError, FrameKind};
 use evoring_protocol::transport::{Connection, Receiver, Role, Sender, TransportError};
 use evoring_protocol::worker::WorkerCommand;
@@ -36,7 +36,10 @@ pub(super) struct Clients {
     logs: JobLogs,
     blobs: Blobs,
     http: SocketAddr,
+    /// This coordinator's name.
+    name: String,
     gates: Gates,
+    standing: watch::Receiver<Arc<Standing>>,
 }
 
 impl Clients {
@@ -46,6 +49,8 @@ impl Clients {
         logs: JobLogs,
         blobs: Blobs,
         http: SocketAddr,
+        name: String,
+        standing: watch::Receiver<Arc<Standing>>,
     ) -> Self {
         Self {
             inbox,
@@ -53,7 +58,9 @@ impl Clients {
             logs,
             blobs,
             http,
+            name,
             gates: Gates::default(),
+            standing,
         }
     }
 }
@@ -105,6 +112,8 @@ struct Request {
 enum Stop {
     /// The client is told.
     Refused(RemoteError),
+    /// The client is sent to another coordinator.
+    Elsewhere(Option<LeaderHint>),
     /// The client cannot be told.
     Lost(TransportError),
 }
@@ -112,6 +121,15 @@ enum Stop {
 impl From<RemoteError> for Stop {
     fn from(error: RemoteError) -> Self {
         Self::Refused(error)
+    }
+}
+
+impl From<Denial> for Stop {
+    fn from(denial: Denial) -> Self {
+        match denial {
+            Denial::Error(error) => Self::Refused(error),
+            Denial::NotLeader(leader) => Self::Elsewhere(leader),
+        }
     }
 }
 
@@ -137,16 +155,34 @@ fn too_long(error: &CodecError) -> Option<RemoteError> {
 }
 
 impl Request {
+    /// Answers the stream's requests one after the other: the first must come soon, each has one reply
+    /// but the last, which may have many.
     async fn serve(&mut self, mut receiver: Receiver) -> Result<(), TransportError> {
-        let outcome = match tokio::time::timeout(
-            REQUEST_TIMEOUT,
-            receiver.receive::<ClientRequest>(),
-        )
-        .await
-        {
-            Ok(Ok(Some(request))) => self.answer(request).await,
-            Ok(Ok(None)) | Err(_) => return Ok(()),
-            Ok(Err(error)) if is_kind(&error, FrameKind::WorkerReport) => {
+        let first = receiver.receive::<ClientRequest>();
+        let Ok(mut received) = tokio::time::timeout(REQUEST_TIMEOUT, first).await else {
+            return Ok(());
+        };
+        loop {
+            let has_more = matches!(&received, Ok(Some(request)) if !request.has_many_replies());
+            if received.as_ref().is_ok_and(Option::is_none) {
+                return Ok(());
+            }
+            self.serve_one(received).await?;
+            if !has_more {
+                return Ok(());
+            }
+            received = receiver.receive::<ClientRequest>().await;
+        }
+    }
+
+    async fn serve_one(
+        &mut self,
+        received: Result<Option<ClientRequest>, TransportError>,
+    ) -> Result<(), TransportError> {
+        let outcome = match received {
+            Ok(Some(request)) => self.answer(request).await,
+            Ok(None) => return Ok(()),
+            Err(error) if is_kind(&error, FrameKind::WorkerReport) => {
                 let message = format!(
                     "a certificate of the role {} may not compute; use one of the role worker",
                     self.role
@@ -155,11 +191,14 @@ impl Request {
                     WorkerCommand::Refuse(RemoteError::new(ErrorCode::Forbidden, message));
                 return self.sender.send(&refusal).await;
             }
-            Ok(Err(error)) => Err(RemoteError::new(ErrorCode::Invalid, error.to_string()).into()),
+            Err(error) => Err(RemoteError::new(ErrorCode::Invalid, error.to_string()).into()),
         };
         match outcome {
             Ok(()) => Ok(()),
             Err(Stop::Refused(error)) => self.sender.send(&ClientReply::Error(error)).await,
+            Err(Stop::Elsewhere(leader)) => {
+                self.sender.send(&ClientReply::NotLeader { leader }).await
+            }
             Err(Stop::Lost(error)) => Err(error),
         }
     }
@@ -174,14 +213,33 @@ impl Request {
                 text,
                 refuse_unless_fits,
             } => self.submit(key, file, text, refuse_unless_fits).await?,
-            ClientRequest::Cancel { job } => self.written(self.clients.inbox.cancel(job)).await?,
+            ClientRequest::Cancel { job } => self.write(Command::Cancel { job }).await?,
+            ClientRequest::Label { job, key, value } => {
+                self.write(Command::Label { job, key, value }).await?
+            }
+            ClientRequest::AddMember { name, address } => {
+                self.write(Command::AddMember { name, address }).await?
+            }
+            ClientRequest::RemoveMember { id } => self.write(Command::RemoveMember { id }).await?,
+            ClientRequest::TransferLeadership => {
+                self.ask(Question::Leadership).await?;
+                if self.clients.standing.borrow().members.len() < 2 {
+                    let message = "the group has one member: nobody else can lead";
+                    return Err(RemoteError::new(ErrorCode::Invalid, message).into());
+                }
+                self.clients.inbox.send(Message::HandOver).await;
+                ClientReply::Done
+            }
+            ClientRequest::Cluster => self.ask(Question::Cluster).await?,
             ClientRequest::Jobs => self.ask(Question::Jobs).await?,
             ClientRequest::Show { job } => self.ask(Question::Job(job)).await?,
             ClientRequest::Explain { job } => self.ask(Question::Explain(job)).await?,
             ClientRequest::Workers => self.ask(Question::Workers).await?,
             ClientRequest::Status => self.ask(Question::Status).await?,
             ClientRequest::Logs { job, follow } => return self.logs(job, follow).await,
-            ClientRequest::Events { from, follow } => return self.events(from, follow).await,
+            ClientRequest::Events { from, follow, of } => {
+                return self.events(from, follow, of).await;
+            }
             ClientRequest::Follow { job } => return self.follow(job).await,
             ClientRequest::Blob { digest } => return self.blob(digest).await,
         };
@@ -192,7 +250,12 @@ impl Request {
     fn allowed(&self, request: &ClientRequest) -> Result<(), RemoteError> {
         let writes = matches!(
             request,
-            ClientRequest::Submit { .. } | ClientRequest::Cancel { .. }
+            ClientRequest::Submit { .. }
+                | ClientRequest::Cancel { .. }
+                | ClientRequest::Label { .. }
+                | ClientRequest::AddMember { .. }
+                | ClientRequest::RemoveMember { .. }
+                | ClientRequest::TransferLeadership
         );
         if writes && self.role == Role::Viewer {
             let message = "a certificate of the role viewer may not submit or cancel jobs; use one of the role submitter";
@@ -201,7 +264,7 @@ impl Request {
         Ok(())
     }
 
-    async fn ask(&self, question: Question) -> Result<ClientReply, RemoteError> {
+    async fn ask(&self, question: Question) -> Result<ClientReply, Stop> {
         Ok(match self.clients.inbox.ask(question).await? {
             Answer::Jobs(jobs) => ClientReply::Jobs(pages::newest(jobs)),
             Answer::Job(job) => ClientReply::Job(job),
@@ -211,7 +274,8 @@ impl Request {
                 status.metrics = Some(format!("http://{}/metrics", self.clients.http));
                 ClientReply::Status(status)
             }
-            Answer::PendingBlob(_) => ClientReply::Done,
+            Answer::Cluster(view) => ClientReply::Cluster(view),
+            Answer::Leads | Answer::PendingBlob(_) => ClientReply::Done,
         })
     }
 
@@ -221,14 +285,14 @@ impl Request {
         file: String,
         text: String,
         refuse_unless_fits: bool,
-    ) -> Result<ClientReply, RemoteError> {
+    ) -> Result<ClientReply, Stop> {
         if text.len() > limits::JOB_FILE_BYTES {
             let message = format!(
                 "the job file has {} bytes, at most {} are allowed",
                 text.len(),
                 limits::JOB_FILE_BYTES
             );
-            return Err(RemoteError::new(ErrorCode::Invalid, message));
+            return Err(RemoteError::new(ErrorCode::Invalid, message).into());
         }
         let file = file[..file.floor_char_boundary(FILE_NAME_BYTES)].to_owned();
         let parsed =
@@ -252,11 +316,15 @@ impl Request {
             .await
     }
 
+    async fn write(&self, command: Command) -> Result<ClientReply, Stop> {
+        self.written(self.clients.inbox.write(command)).await
+    }
+
     /// Waits for a write to be durable.
     async fn written(
         &self,
-        outcome: impl Future<Output = Result<Outcome, RemoteError>>,
-    ) -> Result<ClientReply, RemoteError> {
+        outcome: impl Future<Output = Result<Outcome, Denial>>,
+    ) -> Result<ClientReply, Stop> {
         let outcome = tokio::time::timeout(WRITE_TIMEOUT, outcome).await.map_err(|_| {
             let message = format!(
                 "not durable within {} s, so whether it was carried out is not known; repeat it",
@@ -269,7 +337,8 @@ impl Request {
             Outcome::Submitted { job, already_known } => {
                 Ok(ClientReply::Submitted { job, already_known })
             }
-            Outcome::Refused { code, message } => Err(RemoteError::new(code, message)),
+            Outcome::MemberAdded { id } => Ok(ClientReply::MemberAdded { id }),
+            Outcome::Refused { code, message } => Err(RemoteError::new(code, message).into()),
         }
     }
 
@@ -291,19 +360,46 @@ impl Request {
         }
     }
 
-    async fn events(&mut self, from: u64, follow: bool) -> Result<(), Stop> {
+    async fn events(
+        &mut self,
+        from: u64,
+        follow: bool,
+        of: Option<EventsPlace>,
+    ) -> Result<(), Stop> {
         let mut last = self.clients.events.last();
-        let mut next = from;
+        let mut standing = self.clients.standing.clone();
+        let name = self.clients.name.clone();
+        let mut next = match of {
+            Some(place) if place.coordinator != name => {
+                self.clients.events.first_after(place.after)
+            }
+            _ => from,
+        };
+        // Another leader's events are in its own file.
+        self.ask(Question::Leadership).await?;
         loop {
             let newest = *last.borrow_and_update();
             while next <= newest {
                 let page = self.clients.events.page(next);
                 let Some(end) = page.last() else { break };
                 next = end.number + 1;
-                self.sender.send(&ClientReply::Events(page)).await?;
+                let reply = ClientReply::Events {
+                    coordinator: name.clone(),
+                    events: page,
+                };
+                self.sender.send(&reply).await?;
             }
-            if !follow || last.changed().await.is_err() {
+            if !follow {
                 return Ok(());
+            }
+            tokio::select! {
+                biased;
+                changed = last.changed() => if changed.is_err() {
+                    return Ok(());
+                },
+                _ = standing.wait_for(|standing| !standing.leads) => {
+                    return Err(Stop::Elsewhere(None));
+                }
             }
         }
     }

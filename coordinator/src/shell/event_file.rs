@@ -7,7 +7,6 @@
 use super::{pages, wall_clock_ms};
 use anyhow::Context as _;
 use evoring_protocol::event::{Event, EventKind};
-use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -27,17 +26,9 @@ const LINE_BYTES: u64 = 1 << 20;
 /// A file that cannot be written is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// One line of the file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Line {
-    /// Index of the log entry, if the event comes from one.
-    index: Option<u64>,
-    event: Event,
-}
-
 #[derive(Debug)]
 struct Ring {
-    lines: VecDeque<Line>,
+    lines: VecDeque<Event>,
     next_number: u64,
     /// Entries before this one have all their events in the file of an earlier process …
     replayed_to: u64,
@@ -49,8 +40,7 @@ struct Ring {
 impl Ring {
     /// Where the event of this number is, or would be.
     fn position(&self, number: u64) -> usize {
-        self.lines
-            .partition_point(|line| line.event.number < number)
+        self.lines.partition_point(|line| line.number < number)
     }
 
     /// Whether the next event of this entry is in the file already.
@@ -78,20 +68,20 @@ pub(super) struct EventFile {
 impl EventFile {
     /// Reads what is there and starts the writing thread.
     pub(super) fn open(folder: &Path) -> anyhow::Result<Self> {
-        let mut lines: VecDeque<Line> = VecDeque::new();
+        let mut lines: VecDeque<Event> = VecDeque::new();
         read(&old_path(folder), &mut lines)?;
         let in_old = lines.len();
         let good_bytes = read(&path(folder), &mut lines)?;
         let in_current = (lines.len() - in_old) as u64;
-        let next_number = lines.back().map_or(1, |line| line.event.number + 1);
+        let next_number = lines.back().map_or(1, |line| line.number + 1);
         let replayed_to = lines
             .iter()
-            .filter_map(|line| line.index)
+            .filter_map(|line| line.entry)
             .max()
             .unwrap_or(0);
         let skips = lines
             .iter()
-            .filter(|line| line.index == Some(replayed_to))
+            .filter(|line| line.entry == Some(replayed_to))
             .count() as u64;
         while lines.len() > KEPT {
             lines.pop_front();
@@ -134,13 +124,11 @@ impl EventFile {
         }
         let number = ring.next_number;
         ring.next_number += 1;
-        ring.lines.push_back(Line {
-            index,
-            event: Event {
-                number,
-                time_ms,
-                kind,
-            },
+        ring.lines.push_back(Event {
+            number,
+            time_ms,
+            entry: index,
+            kind,
         });
         if ring.lines.len() > KEPT {
             ring.lines.pop_front();
@@ -155,14 +143,23 @@ impl EventFile {
     /// All events.
     pub(super) fn all(&self) -> Vec<Event> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        ring.lines.iter().map(|line| line.event.clone()).collect()
+        ring.lines.iter().cloned().collect()
     }
 
     /// A page of events from number `from` on.
     pub(super) fn page(&self, from: u64) -> Vec<Event> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = ring.lines.range(ring.position(from)..);
-        pages::page(lines.map(|line| &line.event))
+        pages::page(lines)
+    }
+
+    /// Number of the first event of an entry after this one; the next number if there is none.
+    pub(super) fn first_after(&self, entry: u64) -> u64 {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = ring.lines.iter();
+        lines
+            .find(|line| line.entry.is_some_and(|index| index > entry))
+            .map_or(ring.next_number, |line| line.number)
     }
 
     /// Number of the newest event.
@@ -201,7 +198,7 @@ fn old_path(folder: &Path) -> PathBuf {
 }
 
 /// Reads a file's events; gives the bytes up to the end of the last whole line.
-fn read(path: &Path, lines: &mut VecDeque<Line>) -> anyhow::Result<u64> {
+fn read(path: &Path, lines: &mut VecDeque<Event>) -> anyhow::Result<u64> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
@@ -220,7 +217,7 @@ fn read(path: &Path, lines: &mut VecDeque<Line>) -> anyhow::Result<u64> {
         }
         number += 1;
         good_bytes += bytes as u64;
-        match serde_json::from_slice::<Line>(&text) {
+        match serde_json::from_slice::<Event>(&text) {
             Ok(line) => lines.push_back(line),
             Err(error) => {
                 tracing::warn!(file = %path.display(), line = number, %error, "an event cannot be read")
@@ -277,7 +274,7 @@ impl Writer {
             for line in ring.lines.range(ring.position(self.written + 1)..) {
                 serde_json::to_writer(&mut text, line).map_err(std::io::Error::other)?;
                 text.push(b'\n');
-                last = line.event.number;
+                last = line.number;
                 count += 1;
             }
         }

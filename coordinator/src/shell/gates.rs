@@ -25,12 +25,18 @@ enum Class {
 impl Class {
     fn of(request: &ClientRequest) -> Self {
         match request {
-            ClientRequest::Submit { .. } | ClientRequest::Cancel { .. } => Self::Write,
+            ClientRequest::Submit { .. }
+            | ClientRequest::Cancel { .. }
+            | ClientRequest::Label { .. }
+            | ClientRequest::AddMember { .. }
+            | ClientRequest::RemoveMember { .. }
+            | ClientRequest::TransferLeadership => Self::Write,
             ClientRequest::Jobs
             | ClientRequest::Show { .. }
             | ClientRequest::Explain { .. }
             | ClientRequest::Workers
-            | ClientRequest::Status => Self::Question,
+            | ClientRequest::Status
+            | ClientRequest::Cluster => Self::Question,
             ClientRequest::Logs { .. }
             | ClientRequest::Events { .. }
             | ClientRequest::Follow { .. }

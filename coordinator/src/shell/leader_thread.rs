@@ -4,20 +4,22 @@ use super::blobs::Blobs;
 use super::event_file::EventFile;
 use super::job_logs::{JobLogs, line_of};
 use super::metrics::Metrics;
-use super::raft_thread::RaftSender;
+use super::raft_thread::{Input, RaftSender};
 use super::{Reply, guarded};
 use crate::consensus;
-use crate::leader::{Action, Answer, Event, Leader, Question, Ticket};
+use crate::leader::{Action, Answer, Denial, Event, Leader, Question, Ticket};
 use crate::scheduler::{ConnectionId, Now};
-use crate::state::{Outcome, Submission};
+use crate::state::{Command, Member, Outcome, Submission};
 use anyhow::Context as _;
+use evoring_protocol::peer::PeerHealth;
+use evoring_protocol::version::build_id;
 use evoring_protocol::worker::WorkerCommand;
-use evoring_protocol::{ErrorCode, JobId, RemoteError};
-use std::collections::BTreeMap;
+use evoring_protocol::{ErrorCode, RemoteError};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 /// What the thread is told.
@@ -33,19 +35,21 @@ pub(super) enum Message {
     /// A question.
     Ask {
         question: Question,
-        reply: Reply<Result<Answer, RemoteError>>,
+        reply: Reply<Result<Answer, Denial>>,
     },
     /// A job.
     Submit {
         submission: Box<Submission>,
         refuse_unless_fits: bool,
-        reply: Reply<Result<Outcome, RemoteError>>,
+        reply: Reply<Result<Outcome, Denial>>,
     },
-    /// A cancellation.
-    Cancel {
-        job: JobId,
-        reply: Reply<Result<Outcome, RemoteError>>,
+    /// Something else to write.
+    Write {
+        command: Command,
+        reply: Reply<Result<Outcome, Denial>>,
     },
+    /// Somebody else shall lead.
+    HandOver,
     /// The process ends.
     Stop,
 }
@@ -84,6 +88,20 @@ impl Inbox {
         self.sender.send(message).await.is_ok()
     }
 
+    /// Sends if there is room; gives the event back if there is none.
+    pub(super) fn try_event(&self, event: Event) -> anyhow::Result<Option<Box<Event>>> {
+        match self.sender.try_reserve() {
+            Ok(place) => {
+                place.send(Message::Event(event));
+                Ok(None)
+            }
+            Err(mpsc::error::TrySendError::Full(())) => Ok(Some(Box::new(event))),
+            Err(mpsc::error::TrySendError::Closed(())) => {
+                anyhow::bail!("the leader thread has ended")
+            }
+        }
+    }
+
     /// Waits for room, on a thread of its own.
     pub(super) fn send_blocking(&self, message: Message) -> Result<(), mpsc::error::SendError<()>> {
         self.sender
@@ -92,7 +110,7 @@ impl Inbox {
     }
 
     /// Asks a question.
-    pub(super) async fn ask(&self, question: Question) -> Result<Answer, RemoteError> {
+    pub(super) async fn ask(&self, question: Question) -> Result<Answer, Denial> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         self.send(Message::Ask { question, reply }).await;
         answer.await.unwrap_or_else(|_| Err(stopping()))
@@ -103,7 +121,7 @@ impl Inbox {
         &self,
         submission: Box<Submission>,
         refuse_unless_fits: bool,
-    ) -> Result<Outcome, RemoteError> {
+    ) -> Result<Outcome, Denial> {
         let (reply, outcome) = tokio::sync::oneshot::channel();
         self.send(Message::Submit {
             submission,
@@ -114,10 +132,10 @@ impl Inbox {
         outcome.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Cancels a job and waits until that is durable.
-    pub(super) async fn cancel(&self, job: JobId) -> Result<Outcome, RemoteError> {
+    /// Writes something and waits until that is durable.
+    pub(super) async fn write(&self, command: Command) -> Result<Outcome, Denial> {
         let (reply, outcome) = tokio::sync::oneshot::channel();
-        self.send(Message::Cancel { job, reply }).await;
+        self.send(Message::Write { command, reply }).await;
         outcome.await.unwrap_or_else(|_| Err(stopping()))
     }
 
@@ -128,11 +146,41 @@ impl Inbox {
     }
 }
 
-fn stopping() -> RemoteError {
-    RemoteError::new(
-        ErrorCode::NotReady,
-        "the coordinator stops; ask again when it is back",
-    )
+fn stopping() -> Denial {
+    let message = "the coordinator stops; ask again when it is back";
+    RemoteError::new(ErrorCode::NotReady, message).into()
+}
+
+/// What connections need to know of the leader thread's state at any time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Standing {
+    /// This coordinator is in office.
+    pub leads: bool,
+    /// Members, as of what is applied.
+    pub members: BTreeMap<u64, Member>,
+    /// Lowest id that was never given.
+    pub next_member: u64,
+    /// Nodes of the membership in force; empty before it is known.
+    pub nodes: BTreeSet<u64>,
+}
+
+impl Standing {
+    fn of(leader: &Leader) -> Self {
+        let state = leader.state();
+        Self {
+            leads: leader.scheduler().is_some(),
+            members: state.members().clone(),
+            next_member: state.next_member(),
+            nodes: leader.nodes(),
+        }
+    }
+
+    /// Whether the member of this id was removed, and has left the membership in force: its vote may
+    /// be needed until then.
+    pub(super) fn was_removed(&self, id: u64) -> bool {
+        let is_known = !self.nodes.is_empty() && id < self.next_member;
+        is_known && !self.members.contains_key(&id) && !self.nodes.contains(&id)
+    }
 }
 
 /// What the thread works with.
@@ -146,6 +194,7 @@ pub(super) struct LeaderThread {
     pub inbox: Inbox,
     pub metrics: Arc<Metrics>,
     pub runtime: tokio::runtime::Handle,
+    pub standing: watch::Sender<Arc<Standing>>,
 }
 
 /// The running thread.
@@ -180,9 +229,17 @@ struct Worker {
     parts: LeaderThread,
     started: Instant,
     links: BTreeMap<ConnectionId, WorkerLink>,
-    tickets: BTreeMap<Ticket, Reply<Result<Outcome, RemoteError>>>,
+    tickets: BTreeMap<Ticket, Reply<Result<Outcome, Denial>>>,
+    questions: BTreeMap<Ticket, Reply<Result<Answer, Denial>>>,
     last_ticket: u64,
+    /// When the others are told next how this process is.
+    next_health_ms: u64,
 }
+
+/// The others are told this often how this process is.
+const HEALTH_MS: u64 = 500;
+/// Requests whose clients went away are looked for when there are this many more.
+const SWEEP: u64 = 256;
 
 impl Worker {
     fn new(parts: LeaderThread) -> Self {
@@ -191,7 +248,9 @@ impl Worker {
             started: Instant::now(),
             links: BTreeMap::new(),
             tickets: BTreeMap::new(),
+            questions: BTreeMap::new(),
             last_ticket: 0,
+            next_health_ms: 0,
         }
     }
 
@@ -222,8 +281,7 @@ impl Worker {
                 Ok(Some(message)) => self.take(message)?,
                 Err(_) => self.feed(Event::Tick)?,
             }
-            let leader = &self.parts.leader;
-            self.parts.metrics.observe(leader, self.started.elapsed());
+            self.publish();
         }
     }
 
@@ -235,9 +293,9 @@ impl Worker {
                 Ok(())
             }
             Message::Ask { question, reply } => {
-                // The asker may have gone away.
-                let _ = reply.send(self.parts.leader.answer(question, self.now()));
-                Ok(())
+                let ticket = self.next_ticket();
+                self.questions.insert(ticket, reply);
+                self.feed(Event::Ask { ticket, question })
             }
             Message::Submit {
                 submission,
@@ -251,20 +309,65 @@ impl Worker {
                     refuse_unless_fits,
                 })
             }
-            Message::Cancel { job, reply } => {
+            Message::Write { command, reply } => {
                 let ticket = self.ticket(reply);
-                self.feed(Event::Cancel { ticket, job })
+                self.feed(Event::Write { ticket, command })
+            }
+            Message::HandOver => {
+                let event = consensus::Event::HandOver;
+                self.parts.raft.send(Input::Core(event));
+                Ok(())
             }
             Message::Stop => Ok(()),
         }
     }
 
-    fn ticket(&mut self, reply: Reply<Result<Outcome, RemoteError>>) -> Ticket {
-        // Clients that went away before their answer leave nothing behind.
-        self.tickets.retain(|_, reply| !reply.is_closed());
+    fn next_ticket(&mut self) -> Ticket {
         self.last_ticket += 1;
-        self.tickets.insert(Ticket(self.last_ticket), reply);
+        if self.last_ticket.is_multiple_of(SWEEP) {
+            // Clients that went away before their answer leave nothing behind.
+            self.tickets.retain(|_, reply| !reply.is_closed());
+            self.questions.retain(|_, reply| !reply.is_closed());
+        }
         Ticket(self.last_ticket)
+    }
+
+    fn ticket(&mut self, reply: Reply<Result<Outcome, Denial>>) -> Ticket {
+        let ticket = self.next_ticket();
+        self.tickets.insert(ticket, reply);
+        ticket
+    }
+
+    /// Tells metrics, connections and the other coordinators how this one stands.
+    fn publish(&mut self) {
+        let leader = &self.parts.leader;
+        self.parts.metrics.observe(leader, self.started.elapsed());
+        let known = self.parts.standing.borrow().clone();
+        let state = leader.state();
+        if known.leads != leader.scheduler().is_some()
+            || known.next_member != state.next_member()
+            || known.members != *state.members()
+            || known.nodes != leader.nodes()
+        {
+            let standing = Arc::new(Standing::of(leader));
+            self.parts.standing.send_replace(standing);
+        }
+        let now_ms = self.now().mono_ms;
+        if now_ms >= self.next_health_ms {
+            self.next_health_ms = now_ms + HEALTH_MS;
+            let health = PeerHealth {
+                build: build_id(),
+                version: state.reads(),
+                process: std::process::id(),
+                applied: state.applied(),
+                log_bytes: self.parts.metrics.log_size(),
+                trouble: leader.read_only().map(str::to_owned),
+            };
+            self.parts.raft.send(Input::Health(health.clone()));
+            let id = leader.id();
+            // What this process is like is shown like that of the others.
+            let _ = self.parts.inbox.try_event(Event::Health { id, health });
+        }
     }
 
     fn feed(&mut self, event: Event) -> anyhow::Result<()> {
@@ -273,8 +376,15 @@ impl Worker {
             _ => None,
         };
         let now = self.now();
+        let committed: Vec<u64> = match &event {
+            Event::Committed(entries) => entries.iter().filter_map(|e| e.proposal).collect(),
+            _ => Vec::new(),
+        };
         for action in self.parts.leader.handle(event, now)? {
             self.act(action);
+        }
+        for token in committed {
+            self.parts.metrics.committed(token);
         }
         if let Some(connection) = ended {
             self.links.remove(&connection);
@@ -284,15 +394,22 @@ impl Worker {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Propose { token, data } => self
-                .parts
-                .raft
-                .send(consensus::Event::Propose { token, data }),
-            Action::Applied(index) => self.parts.raft.send(consensus::Event::Applied { index }),
-            Action::Snapshot { index, data } => self
-                .parts
-                .raft
-                .send(consensus::Event::Snapshot { index, data }),
+            Action::Propose { token, data } => {
+                self.parts.metrics.proposed(token);
+                self.tell_raft(consensus::Event::Propose { token, data });
+            }
+            Action::Applied(index) => self.tell_raft(consensus::Event::Applied { index }),
+            Action::Snapshot { index, data } => {
+                self.tell_raft(consensus::Event::Snapshot { index, data });
+            }
+            Action::Read { token } => self.tell_raft(consensus::Event::Read { token }),
+            Action::Members(members) => self.parts.raft.send(Input::Members(members)),
+            Action::Answer { ticket, answer } => {
+                if let Some(reply) = self.questions.remove(&ticket) {
+                    // The asker may have gone away.
+                    let _ = reply.send(answer);
+                }
+            }
             Action::Send {
                 connection,
                 command,
@@ -325,6 +442,10 @@ impl Worker {
                 });
             }
         }
+    }
+
+    fn tell_raft(&self, event: consensus::Event) {
+        self.parts.raft.send(Input::Core(event));
     }
 
     fn send(&mut self, connection: ConnectionId, command: WorkerCommand) {

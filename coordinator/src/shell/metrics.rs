@@ -8,6 +8,7 @@ use prometheus::{
     Encoder as _, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +42,14 @@ pub(super) struct Metrics {
     cache_entries: IntGauge,
     blobs_pending: IntGauge,
     log_write_seconds: Histogram,
+    snapshot_write_seconds: Histogram,
+    commit_seconds: Histogram,
+    log_bytes: IntGauge,
+    raft_term: IntGauge,
+    leader_changes: IntCounter,
+    rejected: IntCounter,
+    /// When proposals that are not applied yet were made.
+    proposals: Mutex<BTreeMap<u64, Instant>>,
     leases_granted: IntCounter,
     items_granted: IntCounter,
     items_retried: IntCounter,
@@ -86,6 +95,25 @@ impl Metrics {
             )?,
             log_write_seconds: made
                 .histogram("log_write_seconds", "Time of one synced log transaction")?,
+            snapshot_write_seconds: made.histogram(
+                "snapshot_write_seconds",
+                "Time of one synced transaction with a snapshot",
+            )?,
+            commit_seconds: made.histogram(
+                "commit_seconds",
+                "Time from the proposal of an entry to its application, on the leader",
+            )?,
+            log_bytes: made.gauge("log_bytes", "Size of the log's file")?,
+            raft_term: made.gauge("raft_term", "Raft's current term")?,
+            leader_changes: made.counter(
+                "leader_changes_total",
+                "Times that another leader, or none, became known",
+            )?,
+            rejected: made.counter(
+                "peer_messages_rejected_total",
+                "Messages of other coordinators that were not taken",
+            )?,
+            proposals: Mutex::default(),
             leases_granted: made.counter("leases_granted_total", "Leases granted")?,
             items_granted: made.counter("items_granted_total", "Items in granted leases")?,
             items_retried: made.counter(
@@ -136,6 +164,59 @@ impl Metrics {
         self.log_write_seconds.observe(took.as_secs_f64());
     }
 
+    /// Counts a write of a snapshot.
+    pub(super) fn snapshot_write(&self, took: Duration) {
+        self.snapshot_write_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Notes that an entry is proposed.
+    pub(super) fn proposed(&self, token: u64) {
+        let mut proposals = self.proposals();
+        // Proposals of a lost office are never applied as such.
+        while proposals.len() >= 2 * crate::leader::IN_FLIGHT {
+            proposals.pop_first();
+        }
+        proposals.insert(token, Instant::now());
+    }
+
+    /// Notes that it is applied.
+    pub(super) fn committed(&self, token: u64) {
+        if let Some(since) = self.proposals().remove(&token) {
+            self.commit_seconds.observe(since.elapsed().as_secs_f64());
+        }
+    }
+
+    fn proposals(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Instant>> {
+        self.proposals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the size of the log's file.
+    pub(super) fn log_bytes(&self, bytes: u64) {
+        self.log_bytes.set(bytes as i64);
+    }
+
+    /// The size of the log's file.
+    pub(super) fn log_size(&self) -> u64 {
+        self.log_bytes.get() as u64
+    }
+
+    /// Notes Raft's term.
+    pub(super) fn term(&self, term: u64) {
+        self.raft_term.set(term as i64);
+    }
+
+    /// Counts a change of leader.
+    pub(super) fn leader_changed(&self) {
+        self.leader_changes.inc();
+    }
+
+    /// Counts a message that was not taken.
+    pub(super) fn rejected(&self) {
+        self.rejected.inc();
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -145,6 +226,7 @@ impl Metrics {
         let now_ms = self.now_ms();
         self.beat_ms.store(now_ms, Ordering::Relaxed);
         let not_ready = match (leader.scheduler(), leader.read_only()) {
+            (None, _) if leader.knows_leader() => None,
             (None, _) => Some("the coordinator is taking office".to_owned()),
             (Some(_), Some(reason)) => Some(format!("the coordinator only reads: {reason}")),
             (Some(_), None) => None,

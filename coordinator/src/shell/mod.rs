@@ -1,8 +1,8 @@
 //! The process around the cores: threads, sockets, files. It waits, feeds the cores and carries
 //! out what they want; it decides nothing.
 //!
-//! Threads: `evoring-raft` owns consensus and the log's file, `evoring-leader` owns state and
-//! scheduler, `evoring-events` writes the event file; connections and HTTP live on tokio's.
+//! Threads: `evoring-raft` owns consensus, `evoring-log` the log's file, `evoring-leader` owns state
+//! and scheduler, `evoring-events` writes the event file; connections and HTTP live on tokio's.
 
 #![allow(
     clippy::disallowed_methods,
@@ -16,30 +16,38 @@ mod folder;
 mod gates;
 mod http;
 mod job_logs;
+mod joining;
 mod leader_thread;
 mod lifeline;
+mod log_writer;
+mod member_file;
 mod metrics;
 mod pages;
+mod peers;
 mod raft_thread;
 mod settings;
 mod workers;
 
 pub use settings::Settings;
 
-use crate::consensus::{Consensus, NodeConfig, first_write};
-use crate::leader::{Leader, LeaderConfig, Question, Secrets};
+use crate::consensus::{Consensus, NodeConfig, StopReason, first_write};
+use crate::leader::{Denial, Leader, LeaderConfig, Question, Secrets};
 use crate::state::State;
 use crate::storage::{LogStore, RedbStore};
 use anyhow::Context as _;
 use blobs::Blobs;
 use clients::Clients;
 use event_file::EventFile;
-use evoring_protocol::transport::{Connection, Identity, Listener, Role};
+use evoring_protocol::peer::GroupId;
+use evoring_protocol::transport::{Connection, Connector, Identity, Listener, Role};
 use folder::Folder;
 use http::Http;
 use job_logs::JobLogs;
-use leader_thread::{Inbox, LeaderThread};
+use leader_thread::{Inbox, LeaderThread, Message, Standing};
+use log_writer::LogParts;
+use member_file::Membership;
 use metrics::Metrics;
+use peers::{Common, Doorkeeper, Links};
 use raft_thread::RaftParts;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -48,15 +56,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Messages that wait for the leader thread; senders wait beyond that.
 const INBOX: usize = 4_096;
-/// A coordinator that starts looks this often whether it is in office; that takes one sync.
+/// A coordinator that starts looks this often whether anybody leads.
 const OFFICE_INTERVAL: Duration = Duration::from_millis(2);
-/// The one voter that exists yet.
-const VOTER: u64 = 1;
+/// A coordinator that stops waits this long for another one to lead.
+const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// Runs a coordinator until it is told to stop.
 ///
 /// # Errors
-/// With what failed, where, and what to do; the process should exit with 1.
+/// With what failed, where, and what to do; the process should exit with 1, or, for a
+/// [`crate::consensus::StopReason`], with [`evoring_protocol::EXIT_HOPELESS`].
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let folder = Folder::open(&settings.dir)?;
     let identity = Identity::load(&settings.identity)
@@ -66,36 +75,94 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let events = EventFile::open(&settings.dir)?;
     let logs = JobLogs::default();
     logs.take_up(&events.all());
-    let listener = folder.listen(settings.listen, &identity)?;
+    let mut listener = folder.listen(settings.listen, &identity)?;
+    let http = http::start(settings.http, Arc::clone(&metrics)).await?;
+    let mut end = lifeline::end(settings.lifeline_fd)?;
+    let address = settings
+        .advertise
+        .clone()
+        .unwrap_or_else(|| listener.local_addr().to_string());
+    let announcement = settings.announce.clone();
+    let own = match member_file::read(&settings.dir)? {
+        Some(own) => own,
+        None if settings.create => create(&settings, &identity, &address)?,
+        None => {
+            folder.announce(&settings.announce, listener.local_addr(), http.address())?;
+            tracing::info!(address, "waits to be taken into a group");
+            match joining::wait(&mut listener, &settings.dir, &mut end).await? {
+                Some(own) => own,
+                None => return Ok(()),
+            }
+        }
+    };
+    let taken = take_up(
+        &settings,
+        own,
+        identity.peer().name.clone(),
+        address.clone(),
+    )?;
+    let is_alone = taken.leader.state().members().len() == 1;
+
     let (inbox, messages) = mpsc::channel(INBOX);
     let inbox = Inbox::new(inbox);
-    let http = http::start(settings.http, Arc::clone(&metrics)).await?;
-
-    let taken = take_up(&settings)?;
     let (failed, failure) = mpsc::channel::<anyhow::Error>(4);
-    let raft = RaftParts {
-        consensus: taken.consensus,
+    let (raft, inputs) = raft_thread::input_channel();
+    let log = LogParts {
         store: taken.store,
         folder: settings.dir.clone(),
         inbox: inbox.clone(),
         metrics: Arc::clone(&metrics),
         snapshot_bytes: taken.snapshot_bytes,
     };
-    let raft = raft.start(failed.clone())?;
+    let links = Links::new(Common {
+        connector: Connector::new(&identity)?,
+        group: own.group,
+        id: own.id,
+        address,
+        raft: raft.clone(),
+        inbox: inbox.clone(),
+        runtime: tokio::runtime::Handle::current(),
+    });
+    let raft_parts = RaftParts {
+        consensus: taken.consensus,
+        log: log.start(raft.clone(), failed.clone())?,
+        links,
+        inbox: inbox.clone(),
+        metrics: Arc::clone(&metrics),
+        members: taken.leader.state().members().clone(),
+        campaigns: is_alone,
+    };
+    let raft_thread = raft_parts.start(raft.clone(), inputs, failed.clone())?;
+    let (standing, standing_seen) = watch::channel(Arc::new(Standing::default()));
     let leader = LeaderThread {
         leader: taken.leader,
         messages,
-        raft: raft.sender(),
+        raft: raft.clone(),
         events: events.clone(),
         logs: logs.clone(),
         blobs: blobs.clone(),
         inbox: inbox.clone(),
         metrics,
         runtime: tokio::runtime::Handle::current(),
+        standing,
     };
     let leader = leader.start(failed)?;
 
-    let clients = Clients::new(inbox.clone(), events.clone(), logs, blobs, http.address());
+    let clients = Clients::new(
+        inbox.clone(),
+        events.clone(),
+        logs,
+        blobs,
+        http.address(),
+        identity.peer().name.clone(),
+        standing_seen.clone(),
+    );
+    let doorkeeper = Doorkeeper {
+        own,
+        standing: standing_seen,
+        raft,
+        inbox: inbox.clone(),
+    };
     let (stop, stopped) = watch::channel(false);
     let mut door = Door {
         settings,
@@ -104,24 +171,35 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         http,
         inbox,
         clients: Arc::new(clients),
+        doorkeeper,
         stopped,
+        is_alone,
     };
-    let outcome = door.open(failure).await;
+    let outcome = door.open(end, failure).await;
     let reason = outcome
         .as_ref()
         .map_or_else(ToString::to_string, Clone::clone);
     tracing::info!(reason, "coordinator stops");
+    if outcome.is_ok() {
+        door.hand_over().await;
+    }
     // Receivers may all be gone.
     let _ = stop.send(true);
     let folder = door.close().await;
     // Joining waits for the last sync at most; nothing is acknowledged after it.
     let threads = tokio::task::spawn_blocking(move || {
         leader.join();
-        raft.join();
+        raft_thread.join();
         events.close();
     });
     threads.await.context("joining the coordinator's threads")?;
     drop(folder);
+    if let Err(error) = &outcome
+        && matches!(error.downcast_ref(), Some(StopReason::Removed))
+    {
+        // Nobody shall look for it here any more.
+        let _ = std::fs::remove_file(&announcement);
+    }
     outcome.map(drop)
 }
 
@@ -133,14 +211,24 @@ struct Door {
     http: Http,
     inbox: Inbox,
     clients: Arc<Clients>,
+    doorkeeper: Doorkeeper,
     stopped: watch::Receiver<bool>,
+    /// The group had one member at the start.
+    is_alone: bool,
 }
 
 impl Door {
     /// Lets peers in until the process shall end; gives the reason.
-    async fn open(&mut self, mut failure: mpsc::Receiver<anyhow::Error>) -> anyhow::Result<String> {
-        let mut end = lifeline::end(self.settings.lifeline_fd)?;
-        let mut is_announced = false;
+    async fn open(
+        &mut self,
+        mut end: oneshot::Receiver<String>,
+        mut failure: mpsc::Receiver<anyhow::Error>,
+    ) -> anyhow::Result<String> {
+        // In a group others answer as well, and a coordinator without a leader can say so.
+        let mut is_announced = !self.is_alone;
+        if is_announced {
+            self.announce()?;
+        }
         loop {
             tokio::select! {
                 biased;
@@ -169,21 +257,35 @@ impl Door {
 
     /// Gives a connection to those who talk with its role.
     fn serve(&self, connection: Connection) {
+        let stopped = self.stopped.clone();
         match connection.peer().role {
             Role::Worker => {
-                tokio::spawn(workers::serve(
-                    connection,
-                    self.inbox.clone(),
-                    self.stopped.clone(),
-                ));
+                tokio::spawn(workers::serve(connection, self.inbox.clone(), stopped));
             }
-            Role::Coordinator | Role::Submitter | Role::Viewer => {
+            Role::Coordinator => {
+                tokio::spawn(peers::serve(connection, self.doorkeeper.clone(), stopped));
+            }
+            Role::Submitter | Role::Viewer => {
                 tokio::spawn(clients::serve(
                     connection,
                     Arc::clone(&self.clients),
-                    self.stopped.clone(),
+                    stopped,
                 ));
             }
+        }
+    }
+
+    /// Lets another coordinator lead before this one ends, so that nobody waits for an election.
+    async fn hand_over(&self) {
+        let mut standing = self.doorkeeper.standing.clone();
+        let is_needed = {
+            let standing = standing.borrow();
+            standing.leads && standing.members.len() > 1
+        };
+        if is_needed && self.inbox.send(Message::HandOver).await {
+            // If nobody can take it, the others find out by themselves.
+            let handed = standing.wait_for(|standing| !standing.leads);
+            let _ = tokio::time::timeout(HAND_OVER, handed).await;
         }
     }
 
@@ -196,10 +298,13 @@ impl Door {
     }
 }
 
-/// Waits until the leader thread answers questions.
+/// Waits until this coordinator is in office, or knows who is.
 async fn in_office(inbox: &Inbox) {
-    while inbox.ask(Question::Workers).await.is_err() {
-        tokio::time::sleep(OFFICE_INTERVAL).await;
+    loop {
+        match inbox.ask(Question::Leadership).await {
+            Ok(_) | Err(Denial::NotLeader(Some(_))) => return,
+            Err(_) => tokio::time::sleep(OFFICE_INTERVAL).await,
+        }
     }
 }
 
@@ -211,35 +316,69 @@ struct TakenUp {
     snapshot_bytes: u64,
 }
 
-/// Reads the stored state, or makes the first.
-fn take_up(settings: &Settings) -> anyhow::Result<TakenUp> {
+/// Makes the folder that of the first member of a new group.
+fn create(settings: &Settings, identity: &Identity, address: &str) -> anyhow::Result<Membership> {
+    let own = Membership {
+        group: GroupId(random()?),
+        id: 1,
+    };
+    let mut state =
+        State::of_new_group(own.group, identity.peer().name.clone(), address.to_owned());
+    hold(&mut state, settings);
+    // Without the file beside it, this log would be refused; without the log, it is empty.
+    member_file::write(&settings.dir, &own)?;
     let mut store = RedbStore::open(&settings.dir)?;
-    let mut stored = store.load()?;
-    if stored.snapshot.is_none() {
-        store.write(&first_write(VOTER, State::default().encode()))?;
-        stored = store.load()?;
+    store.write(&first_write(own.id, state.encode()))?;
+    Ok(own)
+}
+
+fn hold(state: &mut State, settings: &Settings) {
+    if let Some(version) = settings.hold_version {
+        state.hold_version(version);
     }
-    let snapshot = stored
+}
+
+/// Reads the stored state.
+fn take_up(
+    settings: &Settings,
+    own: Membership,
+    name: String,
+    address: String,
+) -> anyhow::Result<TakenUp> {
+    let store = RedbStore::open(&settings.dir)?;
+    let stored = store.load()?;
+    let mut state = match &stored.snapshot {
+        Some(snapshot) => {
+            let mut state = State::decode(&snapshot.data).with_context(|| {
+                format!(
+                    "the snapshot at index {} in {}",
+                    snapshot.index,
+                    settings.dir.display()
+                )
+            })?;
+            state.begin_after(snapshot.index);
+            state
+        }
+        // A new member, which waits for the leader's snapshot.
+        None => State::default(),
+    };
+    hold(&mut state, settings);
+    let snapshot_bytes = stored
         .snapshot
         .as_ref()
-        .context("the log has no snapshot to begin with")?;
-    let mut state = State::decode(&snapshot.data).with_context(|| {
-        format!(
-            "the snapshot at index {} in {}",
-            snapshot.index,
-            settings.dir.display()
-        )
-    })?;
-    state.begin_after(snapshot.index);
-    let snapshot_bytes = snapshot.data.len() as u64;
+        .map_or(0, |snapshot| snapshot.data.len() as u64);
     let config = NodeConfig {
-        id: VOTER,
+        id: own.id,
         boot: u64::from_le_bytes(random()?),
+        seed: u64::from_le_bytes(random()?),
     };
     let consensus = Consensus::new(config, stored)?;
     let leader = LeaderConfig {
         process: std::process::id(),
         blobs: settings.blobs.clone(),
+        id: own.id,
+        name,
+        address,
     };
     Ok(TakenUp {
         consensus,

@@ -61,6 +61,13 @@ mod tests {
     use evoring_protocol::event::{Event, EventKind};
     use evoring_protocol::{Attempt, DemandId, ItemIndex, JobId, SlotIndex, WorkerId};
 
+    fn reply(events: &[Event]) -> ClientReply {
+        ClientReply::Events {
+            coordinator: "x".repeat(63),
+            events: events.to_vec(),
+        }
+    }
+
     fn granted(number: u64) -> Event {
         let items = (1_000_000..1_004_096).map(|index| (ItemIndex(index), Attempt(1)));
         let kind = EventKind::LeaseGranted {
@@ -75,6 +82,7 @@ mod tests {
         Event {
             number,
             time_ms: 1,
+            entry: None,
             kind,
         }
     }
@@ -85,12 +93,12 @@ mod tests {
     #[test]
     fn long_events_fit() {
         let events: Vec<Event> = (1..=512).map(granted).collect();
-        assert!(encode(&ClientReply::Events(events.clone())).is_err());
+        assert!(encode(&reply(&events)).is_err());
         let mut sent = Vec::new();
         while sent.len() < events.len() {
             let page = page(&events[sent.len()..]);
             assert!(!page.is_empty());
-            encode(&ClientReply::Events(page.clone())).unwrap();
+            encode(&reply(&page)).unwrap();
             sent.extend(page);
         }
         assert_eq!(sent, events);

@@ -1,52 +1,141 @@
-//! The thread that owns consensus and the log's file. Its writes are synchronous: what waits
-//! meanwhile shares the next sync.
+//! The thread that owns consensus. It never waits for the disk, the network or the leader thread:
+//! whoever waits is given up for dead by the others.
 
 use super::guarded;
-use super::leader_thread::{Inbox, Message};
+use super::leader_thread::Inbox;
+use super::log_writer::{Job, LogWriter};
 use super::metrics::Metrics;
-use crate::consensus::{Action, Consensus, Event};
-use crate::leader;
-use crate::storage::{LogStore, LogWrite, StorageError};
+use super::peers::{Links, Outgoing};
+use crate::consensus::{Action, Consensus, Event, Goal, StopReason, TICK_MS};
+use crate::leader::{self, GroupReport};
+use crate::state::Member;
+use crate::storage::SnapshotRecord;
 use anyhow::Context as _;
-use std::collections::VecDeque;
-use std::path::PathBuf;
+use evoring_protocol::peer::PeerHealth;
+use prost::Message as _;
+use raft::eraftpb;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Raft's clock.
-const TICK: Duration = Duration::from_millis(100);
-/// A full disk is tried again this often.
-const RETRY: Duration = Duration::from_millis(500);
-/// Free space is looked at this often.
-const SPACE_INTERVAL: Duration = Duration::from_millis(500);
-/// With less than this, and room for two snapshots, no new jobs are taken: what runs needs the log
-/// to grow, and a snapshot is written whole beside the one that it replaces …
-const LOW_SPACE_BYTES: u64 = 8 << 20;
-/// … until there is this much more again, so that the answer does not flicker.
-const SPACE_MARGIN_BYTES: u64 = 4 << 20;
-/// Writes that wait share a transaction up to this size; one that is larger is alone.
-const TRANSACTION_BYTES: usize = 8 << 20;
-/// Events that wait for the thread. The leader has at most [`leader::IN_FLIGHT`] proposals out and
-/// gives one answer to each batch of entries, so this is never full.
-const QUEUE: usize = 8_192;
+const TICK: Duration = Duration::from_millis(TICK_MS);
+/// Ticks that are made up for after a pause; more would only call an election that is not needed.
+const LATE_TICKS: u32 = 4;
+/// The leader thread is told how the group stands this often.
+const REPORT_TICKS: u64 = 10;
+/// Inputs that wait for the thread, besides those from other coordinators. The leader thread has at
+/// most [`leader::IN_FLIGHT`] proposals out and gives one answer to each batch of entries; questions
+/// are bounded by the gates of clients; so this is never full.
+const QUEUE: usize = 16_384;
+/// Inputs that are taken together before anything follows from them.
+const INPUTS_AT_ONCE: usize = 256;
+/// Messages from other coordinators that wait; more are dropped, as a network may.
+const PEER_MESSAGES: usize = 4_096;
+/// Bytes of those messages.
+const PEER_BYTES: usize = 64 << 20;
 
-/// Sends events to the thread.
+/// What the thread is told.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// An event for consensus.
+    Core(Event),
+    /// A message of another coordinator, and its size.
+    Peer {
+        /// Who, as its connection says.
+        from: u64,
+        /// What.
+        message: Box<eraftpb::Message>,
+        /// Its size.
+        bytes: usize,
+    },
+    /// Where another coordinator says that it listens.
+    Address {
+        /// Who.
+        id: u64,
+        /// `HOST:PORT`.
+        address: String,
+    },
+    /// The members as of what is applied.
+    Members(BTreeMap<u64, Member>),
+    /// How this process is, for the others.
+    Health(PeerHealth),
+    /// The newest stored snapshot, for this message.
+    Snapshot {
+        /// To another coordinator.
+        message: Box<eraftpb::Message>,
+        /// What is stored, if it could be read.
+        record: Option<SnapshotRecord>,
+    },
+    /// Another coordinator says that this one was removed.
+    Removed,
+    /// The process ends.
+    Stop,
+}
+
+/// Sends inputs to the thread.
 #[derive(Debug, Clone)]
-pub(super) struct RaftSender(SyncSender<Event>);
+pub(super) struct RaftSender {
+    sender: SyncSender<Input>,
+    waiting: Arc<Waiting>,
+}
+
+/// What came from other coordinators and waits.
+#[derive(Debug, Default)]
+struct Waiting {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// A channel to a thread that is yet to be started.
+pub(super) fn input_channel() -> (RaftSender, Receiver<Input>) {
+    let (sender, inputs) = sync_channel(QUEUE + PEER_MESSAGES);
+    let waiting = Arc::default();
+    (RaftSender { sender, waiting }, inputs)
+}
 
 impl RaftSender {
-    pub(super) fn send(&self, event: Event) {
-        match self.0.try_send(event) {
+    pub(super) fn send(&self, input: Input) {
+        match self.sender.try_send(input) {
             Ok(()) => {}
             // The thread has ended; the process is about to.
             Err(TrySendError::Disconnected(_)) => {}
             Err(TrySendError::Full(_)) => {
-                panic!("more than {QUEUE} events wait for the raft thread")
+                panic!("more than {QUEUE} inputs wait for the raft thread")
             }
         }
+    }
+
+    /// Hands a message of another coordinator over, unless too many wait.
+    pub(super) fn peer(&self, from: u64, message: eraftpb::Message, bytes: usize) {
+        let waiting = &self.waiting;
+        let messages = waiting.messages.fetch_add(1, Ordering::Relaxed);
+        let all = waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // A snapshot is alone larger than that; it comes once in a long while.
+        let is_snapshot = message.snapshot.is_some();
+        if messages >= PEER_MESSAGES || (all + bytes > PEER_BYTES && !is_snapshot) {
+            self.taken(bytes);
+            tracing::debug!(
+                from,
+                "a message of another coordinator is dropped: too many wait"
+            );
+            return;
+        }
+        let message = Box::new(message);
+        self.send(Input::Peer {
+            from,
+            message,
+            bytes,
+        });
+    }
+
+    fn taken(&self, bytes: usize) {
+        self.waiting.messages.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -58,13 +147,9 @@ pub(super) struct RaftThread {
 }
 
 impl RaftThread {
-    pub(super) fn sender(&self) -> RaftSender {
-        self.sender.clone()
-    }
-
-    /// Waits for its end, which comes when all senders are gone.
+    /// Ends it, after what it has been told before, and waits.
     pub(super) fn join(self) {
-        drop(self.sender);
+        self.sender.send(Input::Stop);
         if self.thread.join().is_err() {
             tracing::error!("the raft thread panicked");
         }
@@ -72,344 +157,279 @@ impl RaftThread {
 }
 
 /// What the thread works with.
-pub(super) struct RaftParts<S> {
+pub(super) struct RaftParts {
     pub consensus: Consensus,
-    pub store: S,
-    pub folder: PathBuf,
+    pub log: LogWriter,
+    pub links: Links,
     pub inbox: Inbox,
     pub metrics: Arc<Metrics>,
-    /// Size of the state in the stored snapshot.
-    pub snapshot_bytes: u64,
+    pub members: BTreeMap<u64, Member>,
+    /// Try to lead at once: the group of one.
+    pub campaigns: bool,
 }
 
-impl<S: LogStore + 'static> RaftParts<S> {
+impl RaftParts {
     /// Starts the thread.
-    pub(super) fn start(self, failed: mpsc::Sender<anyhow::Error>) -> anyhow::Result<RaftThread> {
-        let (sender, events) = sync_channel(QUEUE);
+    pub(super) fn start(
+        self,
+        sender: RaftSender,
+        inputs: Receiver<Input>,
+        failed: mpsc::Sender<anyhow::Error>,
+    ) -> anyhow::Result<RaftThread> {
+        let waiting = Arc::clone(&sender.waiting);
         let thread = std::thread::Builder::new()
             .name("evoring-raft".to_owned())
             .spawn(move || {
                 // RAFT-4: a panic inside Raft ends the process.
-                guarded("raft", &failed, || RaftWorker::new(self).run(&events));
+                guarded("raft", &failed, || Worker::new(self, waiting).run(&inputs));
             })
             .context("starting the raft thread")?;
-        Ok(RaftThread {
-            sender: RaftSender(sender),
-            thread,
-        })
+        Ok(RaftThread { sender, thread })
     }
 }
 
-struct RaftWorker<S> {
-    parts: RaftParts<S>,
-    /// Writes in order: what came during the last sync, and all while the disk is full.
-    waiting: VecDeque<(u64, LogWrite)>,
-    /// While the store fails: when to try again; never, if it cannot help.
-    retry_at: Option<Option<Instant>>,
-    /// When to look at the free space again.
-    space_at: Instant,
-    is_low: bool,
+struct Worker {
+    parts: RaftParts,
+    waiting: Arc<Waiting>,
+    /// What the leader thread is told as soon as it has room.
+    told: VecDeque<leader::Event>,
+    ticks: u64,
 }
 
-impl<S: LogStore> RaftWorker<S> {
-    fn new(parts: RaftParts<S>) -> Self {
+impl Worker {
+    fn new(parts: RaftParts, waiting: Arc<Waiting>) -> Self {
         Self {
             parts,
-            waiting: VecDeque::new(),
-            retry_at: None,
-            space_at: Instant::now(),
-            is_low: false,
+            waiting,
+            told: VecDeque::new(),
+            ticks: 0,
         }
     }
 
-    fn run(mut self, events: &Receiver<Event>) -> anyhow::Result<()> {
+    fn run(mut self, inputs: &Receiver<Input>) -> anyhow::Result<()> {
         let mut next_tick = Instant::now() + TICK;
-        self.take(Event::Campaign)?;
+        let members = self.parts.members.clone();
+        self.take(Input::Members(members))?;
+        if self.parts.campaigns {
+            self.feed(Event::Campaign)?;
+        }
         loop {
             let timeout = next_tick.saturating_duration_since(Instant::now());
-            match events.recv_timeout(timeout) {
-                Ok(event) => {
-                    self.take(event)?;
-                    // What came during the last sync is taken before the next one.
-                    while let Ok(event) = events.try_recv() {
-                        self.take(event)?;
+            match inputs.recv_timeout(timeout) {
+                Ok(Input::Stop) => break,
+                Ok(input) => {
+                    if !self.take_all(input, inputs)? {
+                        break;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    next_tick += TICK;
-                    self.take(Event::Tick)?;
-                }
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.write_all()?;
-            self.look_at_space()?;
+            let now = Instant::now();
+            if now >= next_tick {
+                self.tick()?;
+                // A process that was stopped for a while does not hurry through what it missed.
+                next_tick =
+                    (next_tick + TICK).max(now.checked_sub(TICK * LATE_TICKS).unwrap_or(now));
+            }
+            self.tell_waiting()?;
         }
+        self.parts.log.join();
+        Ok(())
     }
 
-    /// Says when free space becomes low, and when it is enough again.
-    fn look_at_space(&mut self) -> anyhow::Result<()> {
-        let now = Instant::now();
-        if now < self.space_at {
-            return Ok(());
-        }
-        self.space_at = now + SPACE_INTERVAL;
-        let Ok(device) = rustix::fs::statvfs(&self.parts.folder) else {
-            return Ok(());
-        };
-        let free_bytes = device.f_bavail.saturating_mul(device.f_frsize);
-        let (low, enough) = space_limits(self.parts.snapshot_bytes);
-        let is_low = free_bytes < if self.is_low { enough } else { low };
-        if is_low == self.is_low {
-            return Ok(());
-        }
-        self.is_low = is_low;
-        let reason = is_low.then(|| {
-            format!(
-                "{}: {} KiB free, new jobs need {} KiB; free some and it goes on by itself",
-                self.parts.folder.display(),
-                free_bytes >> 10,
-                enough >> 10
-            )
-        });
-        match &reason {
-            Some(reason) => tracing::error!(reason, "space is low"),
-            None => tracing::info!(free_bytes, "there is space again"),
-        }
-        self.tell(leader::Event::Space(reason))
-    }
-
-    /// Feeds one event and hands out what follows, but for writes, which wait.
-    fn take(&mut self, event: Event) -> anyhow::Result<()> {
-        if let Event::Snapshot { data, .. } = &event {
-            self.parts.snapshot_bytes = data.len() as u64;
-        }
-        for action in self.parts.consensus.handle(event) {
-            match action {
-                Action::Persist { token, write } => self.waiting.push_back((token, write)),
-                Action::Send(message) => {
-                    // A group of one has nobody to send to.
-                    tracing::error!(to = message.to, "a message to a voter that does not exist");
-                }
-                Action::Apply(entries) => self.tell(leader::Event::Committed(entries))?,
-                Action::Elected { term } => self.tell(leader::Event::Elected { term })?,
-                Action::SteppedDown => self.tell(leader::Event::SteppedDown)?,
-                Action::Refused { token, reason } => {
-                    self.tell(leader::Event::Refused { token, reason })?
-                }
-            }
+    fn tick(&mut self) -> anyhow::Result<()> {
+        self.ticks += 1;
+        self.feed(Event::Tick)?;
+        if self.ticks.is_multiple_of(REPORT_TICKS) {
+            let consensus = &self.parts.consensus;
+            self.parts.metrics.term(consensus.term());
+            let report = GroupReport {
+                term: consensus.term(),
+                commit: consensus.committed(),
+                last: consensus.last_index(),
+                membership: consensus.membership().clone(),
+                progress: consensus.progress(),
+            };
+            self.tell(leader::Event::Group(Box::new(report)));
         }
         Ok(())
     }
 
-    fn tell(&self, event: leader::Event) -> anyhow::Result<()> {
-        self.parts
-            .inbox
-            .send_blocking(Message::Event(event))
-            .context("the leader thread has ended")
-    }
-
-    fn write_all(&mut self) -> anyhow::Result<()> {
-        if !self.may_write()? {
-            return Ok(());
-        }
-        while self.join_waiting()
-            && let Some((token, write)) = self.waiting.front()
-        {
-            let token = *token;
-            let started = Instant::now();
-            match self.parts.store.write(write) {
-                Ok(()) => {
-                    self.parts.metrics.log_write(started.elapsed());
-                    self.waiting.pop_front();
-                    self.take(Event::Persisted { token })?;
+    /// Takes an input and those that wait behind it; false if the process ends.
+    fn take_all(&mut self, first: Input, inputs: &Receiver<Input>) -> anyhow::Result<bool> {
+        let mut events = Vec::new();
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(input) = next {
+            taken += 1;
+            match input {
+                Input::Stop => return Ok(false),
+                Input::Core(event) => events.push(event),
+                Input::Peer {
+                    from,
+                    message,
+                    bytes,
+                } => {
+                    self.waiting.messages.fetch_sub(1, Ordering::Relaxed);
+                    self.waiting.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    events.push(Event::Receive { from, message });
                 }
-                Err(error) => return self.fail(error),
+                other => {
+                    self.feed_all(std::mem::take(&mut events))?;
+                    self.take(other)?;
+                }
             }
+            next = (taken < INPUTS_AT_ONCE)
+                .then(|| inputs.try_recv().ok())
+                .flatten();
         }
-        Ok(())
-    }
-
-    /// Joins the writes at the front of the queue into one, under the token of the last: that it
-    /// is durable says so of those before it. Whether any write waits.
-    fn join_waiting(&mut self) -> bool {
-        let Some((mut token, mut joined)) = self.waiting.pop_front() else {
-            return false;
-        };
-        let mut bytes = joined.bytes();
-        while let Some((next, write)) = self.waiting.pop_front() {
-            bytes += write.bytes();
-            if bytes > TRANSACTION_BYTES || !joined.takes(&write) {
-                self.waiting.push_front((next, write));
-                break;
-            }
-            joined.join(write);
-            token = next;
-        }
-        self.waiting.push_front((token, joined));
-        true
-    }
-
-    /// Whether the store takes writes, trying to open it again where that can help.
-    fn may_write(&mut self) -> anyhow::Result<bool> {
-        let Some(retry_at) = self.retry_at else {
-            return Ok(true);
-        };
-        let Some(retry_at) = retry_at else {
-            return Ok(false);
-        };
-        if Instant::now() < retry_at {
-            return Ok(false);
-        }
-        if let Err(error) = self.parts.store.reopen() {
-            self.fail(error)?;
-            return Ok(false);
-        }
-        // The write that failed is still the first in the queue.
-        if let Some((_, write)) = self.waiting.front()
-            && let Err(error) = self.parts.store.write(write)
-        {
-            self.fail(error)?;
-            return Ok(false);
-        }
-        self.retry_at = None;
-        if let Some((token, _)) = self.waiting.pop_front() {
-            self.take(Event::Persisted { token })?;
-        }
-        tracing::info!("the log takes writes again");
-        self.tell(leader::Event::Store(Ok(())))?;
+        self.feed_all(events)?;
         Ok(true)
     }
 
-    fn fail(&mut self, error: StorageError) -> anyhow::Result<()> {
-        match error {
-            StorageError::Corrupt { .. } | StorageError::NotContiguous { .. } => {
-                return Err(error.into());
+    fn take(&mut self, input: Input) -> anyhow::Result<()> {
+        match input {
+            Input::Core(_) | Input::Peer { .. } | Input::Stop => Ok(()),
+            Input::Address { id, address } => {
+                self.parts.links.hint(id, address);
+                Ok(())
             }
-            _ => {}
+            Input::Members(members) => {
+                let goals = members.iter().map(|(&id, member)| {
+                    let may_vote = member.has_joined;
+                    (id, Goal { may_vote })
+                });
+                let goals = goals.collect();
+                self.parts.links.set_members(&members);
+                self.parts.members = members;
+                self.feed(Event::Members(goals))
+            }
+            Input::Health(health) => {
+                self.parts.links.set_health(&health);
+                Ok(())
+            }
+            Input::Snapshot { message, record } => self.send_snapshot(*message, record),
+            Input::Removed => Err(StopReason::Removed.into()),
         }
-        if self.retry_at.is_none() {
-            tracing::error!(%error, "the log takes no writes");
-        }
-        self.retry_at = Some(error.can_retry().then(|| Instant::now() + RETRY));
-        self.tell(leader::Event::Store(Err(error.to_string())))
     }
-}
 
-/// Free bytes below which space is low, and above which it is enough again.
-fn space_limits(snapshot_bytes: u64) -> (u64, u64) {
-    let low = LOW_SPACE_BYTES.saturating_add(snapshot_bytes.saturating_mul(2));
-    (low, low.saturating_add(SPACE_MARGIN_BYTES))
-}
+    fn feed(&mut self, event: Event) -> anyhow::Result<()> {
+        self.feed_all(vec![event])
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::consensus::{NodeConfig, first_write};
-    use crate::storage::MemoryStore;
+    /// Feeds events and hands out what follows.
+    fn feed_all(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
+        for action in self.parts.consensus.handle_all(events) {
+            match action {
+                Action::Persist { token, write } => {
+                    self.parts.log.send(Job::Write(token, Box::new(write)));
+                }
+                Action::Send(message) => self.send(&message),
+                Action::SendSnapshot(message) => {
+                    self.parts.log.send(Job::ReadSnapshot(message));
+                }
+                Action::WantSnapshot { index } => {
+                    self.tell(leader::Event::SnapshotWanted { index });
+                }
+                Action::Apply(entries) => self.tell(leader::Event::Committed(entries)),
+                Action::Install { index, term, data } => {
+                    tracing::info!(
+                        index,
+                        term,
+                        bytes = data.len(),
+                        "took the leader's snapshot"
+                    );
+                    self.tell(leader::Event::Installed { index, term, data });
+                }
+                Action::ReadReady { token, index } => {
+                    self.tell(leader::Event::ReadReady { token, index });
+                }
+                Action::ReadFailed { token } => self.tell(leader::Event::ReadFailed { token }),
+                Action::Membership(membership) => {
+                    tracing::info!(?membership, "the group's membership");
+                    let members = &self.parts.members;
+                    self.parts.links.retain(|id| {
+                        members.contains_key(&id)
+                            || membership.voters.contains(&id)
+                            || membership.voters_outgoing.contains(&id)
+                            || membership.learners.contains(&id)
+                    });
+                }
+                Action::Leader(leader) => {
+                    let term = self.parts.consensus.term();
+                    tracing::info!(?leader, term, "leader");
+                    self.parts.metrics.leader_changed();
+                    self.tell(leader::Event::Leader(leader));
+                }
+                Action::Rejected(rejection) => {
+                    tracing::warn!(%rejection, "a message of another coordinator is not taken");
+                    self.parts.metrics.rejected();
+                }
+                Action::Stop(reason) => return Err(reason.into()),
+                Action::Elected { term } => self.tell(leader::Event::Elected { term }),
+                Action::SteppedDown => self.tell(leader::Event::SteppedDown),
+                Action::Refused { token, reason } => {
+                    self.tell(leader::Event::Refused { token, reason });
+                }
+            }
+        }
+        Ok(())
+    }
 
-    /// A worker that leads, and what the leader thread would be told.
-    fn worker() -> (RaftWorker<MemoryStore>, mpsc::Receiver<Message>) {
-        let mut store = MemoryStore::new();
-        store.write(&first_write(1, Vec::new())).unwrap();
-        let config = NodeConfig { id: 1, boot: 1 };
-        let (inbox, told) = mpsc::channel(1_024);
-        let mut worker = RaftWorker::new(RaftParts {
-            consensus: Consensus::new(config, store.load().unwrap()).unwrap(),
-            store,
-            folder: PathBuf::from("/"),
-            inbox: Inbox::new(inbox),
-            metrics: Arc::new(Metrics::new().unwrap()),
-            snapshot_bytes: 0,
+    fn send(&mut self, message: &eraftpb::Message) {
+        let to = message.to;
+        let is_sent = self
+            .parts
+            .links
+            .send(to, Outgoing::Raft(message.encode_to_vec()));
+        if !is_sent {
+            tracing::debug!(to, "a message to another coordinator is dropped");
+        }
+    }
+
+    fn send_snapshot(
+        &mut self,
+        mut message: eraftpb::Message,
+        record: Option<SnapshotRecord>,
+    ) -> anyhow::Result<()> {
+        let to = message.to;
+        let is_sent = record.is_some_and(|record| {
+            message.snapshot = Some(eraftpb::Snapshot {
+                data: Vec::new(),
+                metadata: Some(eraftpb::SnapshotMetadata {
+                    conf_state: Some(record.membership),
+                    index: record.index,
+                    term: record.term,
+                }),
+            });
+            let message = message.encode_to_vec();
+            let state = record.data;
+            self.parts
+                .links
+                .send(to, Outgoing::Snapshot { message, state })
         });
-        worker.take(Event::Campaign).unwrap();
-        worker.write_all().unwrap();
-        (worker, told)
+        match is_sent {
+            true => Ok(()),
+            false => self.feed(Event::SnapshotSent { to, arrived: false }),
+        }
     }
 
-    fn proposal(token: u64, bytes: usize) -> Event {
-        let data = vec![token as u8; bytes];
-        Event::Propose { token, data }
+    fn tell(&mut self, event: leader::Event) {
+        self.told.push_back(event);
     }
 
-    fn committed(told: &mut mpsc::Receiver<Message>) -> Vec<u64> {
-        let mut tokens = Vec::new();
-        while let Ok(message) = told.try_recv() {
-            if let Message::Event(leader::Event::Committed(entries)) = message {
-                tokens.extend(entries.iter().filter_map(|entry| entry.proposal));
+    /// Hands over what the leader thread has room for.
+    fn tell_waiting(&mut self) -> anyhow::Result<()> {
+        while let Some(event) = self.told.pop_front() {
+            match self.parts.inbox.try_event(event)? {
+                None => {}
+                Some(event) => {
+                    self.told.push_front(*event);
+                    return Ok(());
+                }
             }
         }
-        tokens
-    }
-
-    // Claim: proposals that wait share one synced transaction, each is committed once and in
-    // order, and all of them are in the store.
-    // Method: a hundred proposals before one write; count the store's transactions.
-    #[test]
-    fn waiting_proposals_share_a_sync() {
-        let (mut worker, mut told) = worker();
-        let before = worker.parts.store.writes();
-        let tokens: Vec<u64> = (1..=100).collect();
-        for token in &tokens {
-            worker.take(proposal(*token, 100)).unwrap();
-        }
-        assert!(committed(&mut told).is_empty(), "nothing is durable yet");
-        worker.write_all().unwrap();
-        assert_eq!(worker.parts.store.writes() - before, 1);
-        assert_eq!(committed(&mut told), tokens);
-        let stored = worker.parts.store.load().unwrap();
-        let proposed = stored.entries.iter().filter(|entry| !entry.data.is_empty());
-        assert_eq!(proposed.count(), tokens.len());
-    }
-
-    // Claim: a transaction is bounded, and a snapshot among the writes keeps its place.
-    // Method: proposals of two transactions' size; then proposals around a snapshot.
-    #[test]
-    fn transactions_are_bounded() {
-        let (mut worker, mut told) = worker();
-        let before = worker.parts.store.writes();
-        for token in 1..=4 {
-            worker.take(proposal(token, TRANSACTION_BYTES / 2)).unwrap();
-        }
-        worker.write_all().unwrap();
-        assert_eq!(worker.parts.store.writes() - before, 2);
-        assert_eq!(committed(&mut told), [1, 2, 3, 4]);
-        let index = worker.parts.store.load().unwrap().last_index();
-        worker.take(Event::Applied { index }).unwrap();
-        worker.take(proposal(5, 10)).unwrap();
-        let data = vec![1; 1_000];
-        worker.take(Event::Snapshot { index, data }).unwrap();
-        worker.take(proposal(6, 10)).unwrap();
-        worker.write_all().unwrap();
-        assert_eq!(committed(&mut told), [5, 6]);
-        let stored = worker.parts.store.load().unwrap();
-        assert_eq!((stored.snapshot_index(), stored.entries.len()), (index, 2));
-        assert_eq!(worker.parts.snapshot_bytes, 1_000);
-    }
-
-    // Claim: writes that a full disk held up are written once there is space, joined or not.
-    // Method: fail the store, propose, heal it, write.
-    #[test]
-    fn a_full_disk_delays() {
-        let (mut worker, mut told) = worker();
-        worker.parts.store.set_fault(crate::storage::Fault::Full);
-        for token in 1..=3 {
-            worker.take(proposal(token, 10)).unwrap();
-            worker.write_all().unwrap();
-        }
-        assert!(committed(&mut told).is_empty());
-        worker.parts.store.set_fault(crate::storage::Fault::None);
-        worker.retry_at = Some(Some(Instant::now()));
-        worker.write_all().unwrap();
-        assert_eq!(committed(&mut told), [1, 2, 3]);
-    }
-
-    // Claim: space is low while a snapshot of the last one's size might not fit beside it.
-    // Method: a state of the size of a long search, and none.
-    #[test]
-    fn space_follows_the_snapshot() {
-        let (low, enough) = space_limits(100 << 20);
-        assert!(low >= (200 << 20) && enough > low);
-        assert_eq!(space_limits(0).0, LOW_SPACE_BYTES);
-        assert!(space_limits(u64::MAX).0 > 0);
+        Ok(())
     }
 }

@@ -26,6 +26,18 @@ pub struct Settings {
     /// File to write, once ready, as JSON: {"listen", "http", "process"}.
     #[arg(long, value_name = "FILE")]
     pub announce: PathBuf,
+    /// Address under which other coordinators and workers reach this one, if it is not the one of
+    /// --listen: HOST:PORT
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Make an empty folder a new group with this coordinator as its only member. Without it, a
+    /// coordinator with an empty folder waits to be taken into a group (`evoring cluster add`).
+    #[arg(long)]
+    pub create: bool,
+    /// Read and write records up to this version only, so that the group can go back to an older
+    /// build; for the time of an upgrade.
+    #[arg(long, value_name = "N")]
+    pub hold_version: Option<u16>,
     /// Inherited pipe at whose end of file the coordinator stops.
     #[arg(long, value_name = "N")]
     pub lifeline_fd: Option<u32>,

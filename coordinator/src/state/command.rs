@@ -1,5 +1,6 @@
 //! What the log holds: batches of commands.
 
+use super::members::{NEWEST_RECORDS, OLDEST_RECORDS};
 use evoring_jobs::driver::JobDriver;
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::work::{Checkpoint, FailureCause, Member, WorkError};
@@ -7,9 +8,6 @@ use evoring_protocol::{
     Attempt, DemandId, Digest, ItemIndex, JobId, Rank, RosterNumber, SubmissionKey, WorkerId,
 };
 use serde::{Deserialize, Serialize};
-
-/// Version of the encoding of [`Batch`]; the first byte of an entry.
-const BATCH_VERSION: u8 = 2;
 
 /// One log entry: commands that share a sync.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,6 +124,47 @@ pub enum Command {
         /// Which.
         digest: Digest,
     },
+    /// Adds a coordinator to the group, or notes its new address.
+    AddMember {
+        /// Name in its certificate.
+        name: String,
+        /// `HOST:PORT`.
+        address: String,
+    },
+    /// Removes a coordinator from the group.
+    RemoveMember {
+        /// Which.
+        id: u64,
+    },
+    /// A coordinator's process has taken its id for good.
+    MemberJoined {
+        /// Which.
+        id: u64,
+    },
+    /// Every member reads records of this version.
+    RaiseVersion {
+        /// The version.
+        version: u16,
+    },
+    /// Attaches a label to a job. Since version 3.
+    Label {
+        /// The job.
+        job: JobId,
+        /// The label's name.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+}
+
+impl Command {
+    /// Version of the records that brought it.
+    pub fn since(&self) -> u16 {
+        match self {
+            Self::Label { .. } => 3,
+            _ => OLDEST_RECORDS,
+        }
+    }
 }
 
 /// A validated job.
@@ -176,10 +215,10 @@ pub struct BatchError {
 }
 
 impl Batch {
-    /// Encodes it as a log entry.
-    pub fn encode(&self) -> Vec<u8> {
-        // Writing plain data into a growing vector cannot fail.
-        postcard::to_extend(self, vec![BATCH_VERSION]).unwrap_or_else(|e| {
+    /// Encodes it as a log entry of the version in force; its first byte is the version.
+    pub fn encode(&self, version: u16) -> Vec<u8> {
+        // Writing plain data into a growing vector cannot fail, and versions stay below 256.
+        postcard::to_extend(self, vec![version as u8]).unwrap_or_else(|e| {
             panic!(
                 "a batch of {} commands does not encode: {e}",
                 self.commands.len()
@@ -187,8 +226,8 @@ impl Batch {
         })
     }
 
-    /// Decodes a log entry; bytes left over are an error.
-    pub fn decode(entry: &[u8]) -> Result<Self, BatchError> {
+    /// Decodes a log entry of a version up to `newest`; bytes left over are an error.
+    pub fn decode(entry: &[u8], newest: u16) -> Result<Self, BatchError> {
         let error = |reason: String| BatchError {
             bytes: entry.len(),
             reason,
@@ -196,13 +235,20 @@ impl Batch {
         let Some((&version, body)) = entry.split_first() else {
             return Err(error("it is empty".to_owned()));
         };
-        if version != BATCH_VERSION {
+        let newest = newest.min(NEWEST_RECORDS);
+        if !(OLDEST_RECORDS..=newest).contains(&u16::from(version)) {
             return Err(error(format!(
-                "version {version}, expected {BATCH_VERSION}"
+                "version {version}, expected {OLDEST_RECORDS} to {newest}"
             )));
         }
-        match postcard::take_from_bytes(body) {
-            Ok((batch, [])) => Ok(batch),
+        match postcard::take_from_bytes::<Self>(body) {
+            Ok((batch, [])) => match batch.commands.iter().find(|c| c.since() > version.into()) {
+                None => Ok(batch),
+                Some(command) => Err(error(format!(
+                    "a record of version {} in an entry of version {version}",
+                    command.since()
+                ))),
+            },
             Ok((_, rest)) => Err(error(format!("{} bytes left over", rest.len()))),
             Err(e) => Err(error(e.to_string())),
         }

@@ -24,6 +24,11 @@ pub enum Outcome {
         /// Whether it was known.
         already_known: bool,
     },
+    /// A member of the group was added, now or before.
+    MemberAdded {
+        /// Its id.
+        id: u64,
+    },
     /// It was not carried out.
     Refused {
         /// The kind.

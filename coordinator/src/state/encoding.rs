@@ -5,7 +5,7 @@ use super::State;
 use evoring_protocol::Digest;
 
 const MAGIC: &[u8; 4] = b"EVST";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const HEADER_BYTES: usize = 6;
 
 /// Bytes that are not an encoded state.

@@ -43,6 +43,8 @@ pub struct Job {
     pub retries: u64,
     /// Blobs by name, in the order of their making.
     pub artifacts: Vec<(String, Digest)>,
+    /// Labels by name.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Whether a job goes on.

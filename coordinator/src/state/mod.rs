@@ -21,6 +21,7 @@ mod gangs;
 mod items;
 mod job;
 mod map;
+mod members;
 mod step;
 
 pub use cache::{CACHE_ENTRIES, FitnessCache};
@@ -30,12 +31,15 @@ pub use encoding::StateError;
 pub use gang::GangState;
 pub use job::{Body, DemandState, Job, Phase, Work};
 pub use map::{ItemState, MapState, Tries};
+pub use members::{Member, NEWEST_RECORDS, OLDEST_RECORDS};
 
 use evoring_jobs::driver::{Driver, DriverEvent};
 use evoring_protocol::event::EventKind;
+use evoring_protocol::limits::{LABEL_BYTES, LABEL_KEY_BYTES, LABELS};
+use evoring_protocol::peer::GroupId;
 use evoring_protocol::{DemandId, Digest, ErrorCode, JobId, SubmissionKey, WorkerId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Jobs that are kept, ended ones included, at 8 KiB for an ended job under 1 GB; the oldest ended
 /// ones are forgotten.
@@ -54,11 +58,25 @@ pub struct State {
     lease_key: Option<[u8; 32]>,
     next_job: u64,
     jobs: BTreeMap<JobId, Job>,
+    /// Those of them that are not ended.
+    active: BTreeSet<JobId>,
     submissions: BTreeMap<SubmissionKey, JobId>,
     workers: BTreeMap<WorkerId, Admission>,
     cache: FitnessCache,
     /// Blobs that drivers wrote and the blob store does not have yet (`STATE-4`).
     blobs: BTreeMap<Digest, Vec<u8>>,
+    group: GroupId,
+    members: BTreeMap<u64, Member>,
+    next_member: u64,
+    /// Version of the records in force (`GROUP-2`).
+    version: u16,
+    /// Newest version that this process reads; not replicated.
+    #[serde(skip, default = "newest_records")]
+    reads: u16,
+}
+
+fn newest_records() -> u16 {
+    NEWEST_RECORDS
 }
 
 impl Default for State {
@@ -70,10 +88,16 @@ impl Default for State {
             lease_key: None,
             next_job: 1,
             jobs: BTreeMap::new(),
+            active: BTreeSet::new(),
             submissions: BTreeMap::new(),
             workers: BTreeMap::new(),
             cache: FitnessCache::default(),
             blobs: BTreeMap::new(),
+            group: GroupId([0; 16]),
+            members: BTreeMap::new(),
+            next_member: 1,
+            version: NEWEST_RECORDS,
+            reads: NEWEST_RECORDS,
         }
     }
 }
@@ -111,9 +135,10 @@ impl State {
 
     /// Jobs that are not ended.
     pub fn active_jobs(&self) -> impl Iterator<Item = (JobId, &Job, &Work)> {
-        self.jobs
-            .iter()
-            .filter_map(|(&id, job)| job.work().map(|work| (id, job, work)))
+        self.active.iter().filter_map(|&id| {
+            let job = self.jobs.get(&id)?;
+            job.work().map(|work| (id, job, work))
+        })
     }
 
     /// One demand of an active job.
@@ -141,6 +166,20 @@ impl State {
         &self.blobs
     }
 
+    /// Makes this process behave like a build that reads records up to `version` only: for groups
+    /// that shall be able to go back to that build.
+    pub fn hold_version(&mut self, version: u16) {
+        self.reads = version.clamp(OLDEST_RECORDS, NEWEST_RECORDS);
+        if self.applied <= 1 {
+            self.version = self.version.min(self.reads);
+        }
+    }
+
+    /// Newest version of the records that this process reads.
+    pub fn reads(&self) -> u16 {
+        self.reads
+    }
+
     /// Applies one committed entry; an empty one is Raft's own.
     ///
     /// # Errors
@@ -152,7 +191,7 @@ impl State {
                 time_ms: 0,
                 commands: Vec::new(),
             },
-            _ => Batch::decode(entry)?,
+            _ => Batch::decode(entry, self.reads)?,
         };
         self.applied = index;
         self.hash = chain(self.hash, index, entry);
@@ -186,6 +225,11 @@ impl State {
             Command::BlobStored { digest } => {
                 self.blobs.remove(&digest);
             }
+            Command::Label { job, key, value } => return self.label(job, key, value),
+            Command::AddMember { name, address } => return self.add_member(name, address),
+            Command::RemoveMember { id } => return self.remove_member(id),
+            Command::MemberJoined { id } => self.member_joined(id),
+            Command::RaiseVersion { version } => self.raise_version(version),
             of_gang @ (Command::CommitRoster { .. }
             | Command::BreakRoster { .. }
             | Command::RankFailed { .. }
@@ -209,7 +253,7 @@ impl State {
                 already_known: true,
             };
         }
-        let active = self.active_jobs().count();
+        let active = self.active.len();
         if active >= ACTIVE_JOBS {
             let message = format!(
                 "the cluster has {active} active jobs, at most {ACTIVE_JOBS} are allowed; wait for one or cancel one"
@@ -247,8 +291,10 @@ impl State {
             cache_hits: 0,
             retries: 0,
             artifacts: Vec::new(),
+            labels: BTreeMap::new(),
         };
         self.jobs.insert(id, job);
+        self.active.insert(id);
         self.step(index, id, DriverEvent::Start, effects);
         Outcome::Submitted {
             job: id,
@@ -292,6 +338,28 @@ impl State {
         Outcome::Done
     }
 
+    fn label(&mut self, id: JobId, key: String, value: String) -> Outcome {
+        let refused = |code, message| Outcome::Refused { code, message };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            let message = format!("no job {id}; `evoring jobs` lists them");
+            return refused(ErrorCode::NotFound, message);
+        };
+        if key.is_empty() || key.len() > LABEL_KEY_BYTES || value.len() > LABEL_BYTES {
+            let message = format!(
+                "a label's name has 1 to {LABEL_KEY_BYTES} bytes, its value at most {LABEL_BYTES}; got {} and {}",
+                key.len(),
+                value.len()
+            );
+            return refused(ErrorCode::Invalid, message);
+        }
+        if job.labels.len() >= LABELS && !job.labels.contains_key(&key) {
+            let message = format!("job {id} has {LABELS} labels, more are not kept");
+            return refused(ErrorCode::Busy, message);
+        }
+        job.labels.insert(key, value);
+        Outcome::Done
+    }
+
     /// Ends a job: it shrinks to what people look at later.
     fn end(&mut self, id: JobId, phase: Phase, effects: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&id) else {
@@ -307,6 +375,7 @@ impl State {
             Phase::Cancelled => EventKind::JobCancelled { job: id },
         };
         job.phase = phase;
+        self.active.remove(&id);
         job.ended_ms = Some(self.time_ms);
         effects.push(Effect::JobEnded { job: id });
         effects.push(Effect::Event(event));

@@ -31,7 +31,7 @@ impl Log {
             time_ms: 1_000 + self.entries.len() as u64,
             commands,
         }
-        .encode();
+        .encode(NEWEST_RECORDS);
         self.entries.push(entry.clone());
         self.state.apply(self.entries.len() as u64, &entry).unwrap()
     }
@@ -439,18 +439,20 @@ fn malformed_bytes() {
         time_ms: 1,
         commands: vec![Command::Cancel { job: JobId(1) }],
     }
-    .encode();
-    assert!(Batch::decode(&entry).is_ok());
+    .encode(NEWEST_RECORDS);
+    assert!(Batch::decode(&entry, NEWEST_RECORDS).is_ok());
     let mut longer = entry.clone();
     longer.push(0);
     let mut newer = entry.clone();
     newer[0] += 1;
     for (wrong, reason) in [
         (&longer[..], "1 bytes left over"),
-        (&newer[..], "version 3, expected 2"),
+        (&newer[..], "version 4, expected 2 to 3"),
         (&entry[..2], "entry of 2 bytes"),
     ] {
-        let error = Batch::decode(wrong).unwrap_err().to_string();
+        let error = Batch::decode(wrong, NEWEST_RECORDS)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(reason), "{error}");
     }
     assert!(State::default().apply(1, &longer).is_err());
@@ -466,7 +468,7 @@ fn malformed_bytes() {
     other[0] = b'X';
     for (wrong, reason) in [
         (&longer[..], "left over"),
-        (&newer[..], "version 3, expected 2"),
+        (&newer[..], "version 4, expected 3"),
         (&other[..], "not a state of Evoring"),
         (&bytes[..3], "too short"),
         (&bytes[..bytes.len() - 1], "snapshot of"),
@@ -490,7 +492,7 @@ fn time_is_monotonic() {
                     time_ms,
                     commands: Vec::new(),
                 }
-                .encode(),
+                .encode(NEWEST_RECORDS),
             )
             .unwrap();
         assert_eq!(state.time_ms(), expected);
@@ -648,11 +650,11 @@ proptest! {
     // Method: random bytes, and random damage to a real entry and a real state.
     #[test]
     fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200), place in any::<prop::sample::Index>(), value in any::<u8>()) {
-        let _ = Batch::decode(&bytes);
+        let _ = Batch::decode(&bytes, NEWEST_RECORDS);
         let _ = State::decode(&bytes);
-        let mut entry = Batch { time_ms: 1, commands: vec![submission(1)] }.encode();
+        let mut entry = Batch { time_ms: 1, commands: vec![submission(1)] }.encode(NEWEST_RECORDS);
         let position = place.index(entry.len());
         entry[position] = value;
-        let _ = Batch::decode(&entry);
+        let _ = Batch::decode(&entry, NEWEST_RECORDS);
     }
 }

@@ -1,9 +1,8 @@
-//! The file under redb, watched: it takes blocks before they are needed, so that a full disk
-//! shows itself before a commit and not at its sync, and it remembers how it failed.
+//! The file under redb, watched: it remembers how it failed, and gives redb the one lock that it
+//! needs, over the whole file.
 
-use redb::backends::FileBackend;
+use super::disk::{DiskFile, is_full};
 use redb::{BackendError, StorageBackend};
-use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,64 +73,50 @@ impl FileNotes {
 /// A watched file.
 #[derive(Debug)]
 pub(super) struct WatchedFile {
-    file: File,
-    inner: FileBackend,
+    file: Box<dyn DiskFile>,
     notes: FileNotes,
 }
 
 impl WatchedFile {
     /// Wraps an open file.
-    pub(super) fn new(file: File, notes: FileNotes) -> Result<Self, redb::DatabaseError> {
-        let inner = FileBackend::new(file.try_clone()?)?;
-        Ok(Self { file, inner, notes })
+    pub(super) fn new(file: Box<dyn DiskFile>, notes: FileNotes) -> Self {
+        Self { file, notes }
     }
 
     fn keep<T>(&self, outcome: io::Result<T>, is_sync: bool) -> io::Result<T> {
         if let Err(error) = &outcome {
-            let failure = match (is_sync, error.raw_os_error()) {
-                (true, _) => Failure::Sync(error.to_string()),
-                (false, Some(code)) if is_full(code) => Failure::Full,
-                (false, _) => Failure::Other(error.to_string()),
-            };
-            self.notes.note(failure);
+            self.notes.note(match is_sync {
+                true => Failure::Sync(error.to_string()),
+                false if is_full(error) => Failure::Full,
+                false => Failure::Other(error.to_string()),
+            });
         }
         outcome
     }
 }
 
-fn is_full(code: i32) -> bool {
-    [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT]
-        .iter()
-        .any(|errno| errno.raw_os_error() == code)
+fn is_whole(start: Bound<u64>, end: Bound<u64>) -> bool {
+    matches!(start, Bound::Unbounded | Bound::Included(0)) && end == Bound::Unbounded
 }
 
+/// Byte ranges cannot be locked; redb then asks for the whole file, which is what one process with
+/// one database needs.
 impl StorageBackend for WatchedFile {
     fn len(&self) -> io::Result<u64> {
-        self.keep(self.inner.len(), false)
+        self.keep(self.file.len(), false)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.keep(self.inner.read(offset, out), false)
+        self.keep(self.file.read_at(offset, out), false)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let old = self.len()?;
-        if len > old {
-            use rustix::fs::{FallocateFlags, fallocate};
-            match fallocate(&self.file, FallocateFlags::empty(), old, len - old) {
-                // A file system without it grows by writing, and shows ENOSPC there.
-                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-                Err(errno) => return self.keep(Err(errno.into()), false),
-            }
-        }
-        self.keep(self.inner.set_len(len), false)
+        self.keep(self.file.set_len(len), false)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.keep(
-            self.notes
-                .injected(true)
-                .and_then(|()| self.inner.sync_data()),
+            self.notes.injected(true).and_then(|()| self.file.sync()),
             true,
         )
     }
@@ -140,40 +125,26 @@ impl StorageBackend for WatchedFile {
         self.keep(
             self.notes
                 .injected(false)
-                .and_then(|()| self.inner.write(offset, data)),
+                .and_then(|()| self.file.write_at(offset, data)),
             false,
         )
     }
 
     fn close(&self) -> io::Result<()> {
-        self.inner.close()
+        self.file.unlock()
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(
-        &self,
-        start: Bound<u64>,
-        end: Bound<u64>,
-    ) -> Result<bool, BackendError> {
-        self.inner.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_shared_range(start, end)
+        if !is_whole(start, end) {
+            return Err(BackendError::Unsupported);
+        }
+        self.file.try_lock().map_err(BackendError::from)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.query_lock_range(start, end)
+        if !is_whole(start, end) {
+            return Err(BackendError::Unsupported);
+        }
+        self.file.unlock().map_err(BackendError::from)
     }
 }

@@ -2,11 +2,13 @@
 
 use super::backend::Failure;
 use super::{
-    Fault, LogStore, LogWrite, MemoryStore, RedbStore, SnapshotRecord, StorageError, Stored,
+    Disk, DiskFaults, Fault, LogStore, LogWrite, MemoryStore, RedbStore, SectorStore, SimDisk,
+    SnapshotRecord, StorageError, Stored,
 };
 use proptest::prelude::*;
 use raft::eraftpb::{ConfState, Entry, HardState};
 use std::path::Path;
+use std::sync::Arc;
 
 pub(super) fn entry(index: u64, term: u64) -> Entry {
     Entry {
@@ -44,6 +46,15 @@ pub(super) fn snapshot(index: u64, term: u64) -> LogWrite {
         entries: Vec::new(),
         hard_state,
         snapshot: Some(snapshot),
+        installs: false,
+    }
+}
+
+/// A snapshot from the leader.
+pub(super) fn install(index: u64, term: u64) -> LogWrite {
+    LogWrite {
+        installs: true,
+        ..snapshot(index, term)
     }
 }
 
@@ -86,6 +97,39 @@ impl Kind for OnDisk {
     }
 }
 
+/// A kind of store on a simulated disk, and how it is opened.
+pub(super) struct Simulated<S> {
+    pub(super) disk: SimDisk,
+    pub(super) open: fn(Arc<dyn Disk>) -> Result<S, StorageError>,
+}
+
+impl<S> Simulated<S> {
+    pub(super) fn new(open: fn(Arc<dyn Disk>) -> Result<S, StorageError>) -> Self {
+        let disk = SimDisk::new();
+        Self { disk, open }
+    }
+
+    pub(super) fn try_open(&self) -> Result<S, StorageError> {
+        (self.open)(Arc::new(self.disk.clone()))
+    }
+}
+
+impl<S: LogStore> Kind for Simulated<S> {
+    type Store = S;
+
+    fn open(&mut self) -> S {
+        self.try_open().unwrap()
+    }
+
+    fn fail(&mut self, _: &mut S, fault: Fault) {
+        self.disk.set_faults(DiskFaults {
+            is_full: fault == Fault::Full,
+            syncs_fail: fault == Fault::Sync,
+            ..DiskFaults::default()
+        });
+    }
+}
+
 fn on_disk() -> OnDisk {
     OnDisk(tempfile::tempdir().unwrap())
 }
@@ -116,6 +160,7 @@ fn takes_writes(kind: &mut impl Kind) {
         store.write(write).unwrap();
         model.take(write).unwrap();
         assert_eq!(store.load().unwrap(), model);
+        assert_eq!(store.snapshot().unwrap(), model.snapshot);
     }
     assert_eq!((model.snapshot_index(), model.last_index()), (9, 9));
 }
@@ -136,6 +181,45 @@ fn refuses_gaps(kind: &mut impl Kind) {
         assert_eq!(store.load().unwrap(), before);
     }
     store.write(&entries(8..=8, 1)).unwrap();
+}
+
+/// STORE-1, STORE-2: a snapshot from the leader replaces the log, entries after it too; what does
+/// not say so wholly is refused and changes nothing; the log goes on from the snapshot.
+fn installs_snapshots(kind: &mut impl Kind) {
+    let mut store = kind.open();
+    assert_eq!(store.snapshot().unwrap(), None);
+    store.write(&snapshot(2, 1)).unwrap();
+    store.write(&entries(3..=9, 1)).unwrap();
+    let before = store.load().unwrap();
+    let bare = LogWrite {
+        installs: true,
+        ..LogWrite::default()
+    };
+    let with_entries = LogWrite {
+        entries: vec![entry(6, 2)],
+        ..install(5, 2)
+    };
+    for wrong in [bare, with_entries] {
+        let refused = store.write(&wrong);
+        assert!(
+            matches!(refused, Err(StorageError::Misused(_))),
+            "{wrong:?}"
+        );
+        assert_eq!(store.load().unwrap(), before);
+    }
+    assert!(store.write(&install(1, 2)).is_err());
+    for (index, last) in [(5, 5), (20, 20), (20, 20)] {
+        store.write(&install(index, 2)).unwrap();
+        let stored = store.load().unwrap();
+        assert_eq!(
+            (stored.snapshot_index(), stored.last_index()),
+            (index, last)
+        );
+        assert_eq!(store.snapshot().unwrap(), install(index, 2).snapshot);
+        assert_eq!(stored.hard_state, install(index, 2).hard_state);
+        assert!(store.write(&entries(last + 2..=last + 2, 2)).is_err());
+        store.write(&entries(last + 1..=last + 3, 2)).unwrap();
+    }
 }
 
 /// STORE-5: after a full disk nothing is taken until it is opened again; then the same write is.
@@ -181,11 +265,20 @@ macro_rules! contract {
         mod disk {
             $(#[test] fn $claim() { super::$claim(&mut super::on_disk()); })*
         }
+        mod simulated_disk {
+            use super::{RedbStore, Simulated};
+            $(#[test] fn $claim() { super::$claim(&mut Simulated::new(RedbStore::open_on)); })*
+        }
+        mod sectors {
+            use super::{SectorStore, Simulated};
+            $(#[test] fn $claim() { super::$claim(&mut Simulated::new(SectorStore::open_on)); })*
+        }
     };
 }
 contract!(
     takes_writes,
     refuses_gaps,
+    installs_snapshots,
     recovers_from_full,
     stays_poisoned
 );
@@ -201,7 +294,10 @@ fn any_write() -> impl Strategy<Value = LogWrite> {
             ..LogWrite::default()
         }
     });
-    let cut = (1u64..12, 1u64..4).prop_map(|(index, term)| snapshot(index, term));
+    let cut = (1u64..12, 1u64..4, any::<bool>()).prop_map(|(index, term, installs)| LogWrite {
+        installs,
+        ..snapshot(index, term)
+    });
     let hard_state = (1u64..4, 0u64..12).prop_map(|(term, commit)| LogWrite {
         hard_state: Some(HardState {
             term,
@@ -216,24 +312,30 @@ fn any_write() -> impl Strategy<Value = LogWrite> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    // Claim: both stores agree with each other after any writes, and the one on disk holds the
-    // same after it was closed and opened again.
+    // Claim: all stores agree with each other after any writes, and those on disks hold the same
+    // after they were closed and opened again.
     // Method: random writes, many of which do not fit; open again in the middle and at the end.
     #[test]
     fn stores_agree(writes in proptest::collection::vec(any_write(), 1..30)) {
-        let mut kind = on_disk();
-        let (mut disk, mut memory) = (kind.open(), MemoryStore::new());
+        let (mut on_disk, mut sectors) = (on_disk(), Simulated::new(SectorStore::open_on));
+        let (mut disk, mut sector) = (on_disk.open(), sectors.open());
+        let mut memory = MemoryStore::new();
         let middle = writes.len() / 2;
         for (position, write) in writes.iter().enumerate() {
-            prop_assert_eq!(disk.write(write).is_ok(), memory.write(write).is_ok());
+            let is_taken = memory.write(write).is_ok();
+            prop_assert_eq!(disk.write(write).is_ok(), is_taken);
+            prop_assert_eq!(sector.write(write).is_ok(), is_taken);
             if position == middle {
-                drop(disk);
-                disk = kind.open();
+                drop((disk, sector));
+                (disk, sector) = (on_disk.open(), sectors.open());
             }
             prop_assert_eq!(disk.load().unwrap(), memory.load().unwrap());
+            prop_assert_eq!(sector.load().unwrap(), memory.load().unwrap());
+            prop_assert_eq!(sector.snapshot().unwrap(), memory.snapshot().unwrap());
         }
-        drop(disk);
-        prop_assert_eq!(kind.open().load().unwrap(), memory.load().unwrap());
+        drop((disk, sector));
+        prop_assert_eq!(on_disk.open().load().unwrap(), memory.load().unwrap());
+        prop_assert_eq!(sectors.open().load().unwrap(), memory.load().unwrap());
     }
 }
 

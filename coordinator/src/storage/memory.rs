@@ -1,6 +1,6 @@
 //! A store in memory, for tests. It keeps what it acknowledged, and fails on demand.
 
-use super::{LogStore, LogWrite, StorageError, Stored};
+use super::{LogStore, LogWrite, SnapshotRecord, StorageError, Stored};
 use std::path::PathBuf;
 
 /// What the next writes do.
@@ -58,6 +58,10 @@ impl MemoryStore {
 impl LogStore for MemoryStore {
     fn load(&self) -> Result<Stored, StorageError> {
         Ok(self.stored.clone())
+    }
+
+    fn snapshot(&self) -> Result<Option<SnapshotRecord>, StorageError> {
+        Ok(self.stored.snapshot.clone())
     }
 
     fn write(&mut self, write: &LogWrite) -> Result<(), StorageError> {

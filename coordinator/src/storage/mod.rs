@@ -1,7 +1,8 @@
 //! What a coordinator must not forget: Raft log, hard state, membership and the snapshot of the
-//! replicated state, behind one trait.
+//! replicated state, behind one trait, [`LogStore`]. Coordinators have a [`RedbStore`]; simulated
+//! ones may have the quicker [`SectorStore`]. Both lie on a [`Disk`], real or simulated.
 //!
-//! Invariants, each checked by the contract suite in `contract.rs`:
+//! Invariants, checked by the contract suite in `contract.rs` and, over a failing disk, in `crash.rs`:
 //!
 //! - `STORE-1`: a [`LogWrite`] is taken wholly or not at all, and is synced before `write` returns.
 //! - `STORE-2`: indices are contiguous; a write that would leave a gap is refused.
@@ -11,8 +12,11 @@
 //!   failed *sync* not in this process, because the kernel may claim success for lost pages.
 
 mod backend;
+mod disk;
 mod record;
 mod redb_store;
+mod sector_store;
+mod sim_disk;
 mod witness;
 
 #[cfg(test)]
@@ -20,11 +24,16 @@ mod contract;
 #[cfg(test)]
 mod corruption;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod memory;
 
+pub use disk::{Disk, DiskFile, OpenAs, RealDisk};
 #[cfg(test)]
 pub(crate) use memory::{Fault, MemoryStore};
-pub use redb_store::RedbStore;
+pub use redb_store::{LOG_FILE, RedbStore};
+pub use sector_store::SectorStore;
+pub use sim_disk::{DiskFaults, Flip, SECTOR_BYTES, SimDisk};
 
 use raft::eraftpb::{ConfState, Entry, HardState};
 use std::path::PathBuf;
@@ -51,17 +60,21 @@ pub struct LogWrite {
     pub hard_state: Option<HardState>,
     /// A new snapshot; entries up to its index are dropped, later ones stay.
     pub snapshot: Option<SnapshotRecord>,
+    /// The snapshot came from the leader: it replaces the log, so that all stored entries are
+    /// dropped, later ones too. Such a write has a snapshot and no entries.
+    pub installs: bool,
 }
 
 impl LogWrite {
     /// Whether a write that comes directly after this one may share its transaction. A snapshot's
     /// stays alone: what follows it is checked against what is stored by then.
-    pub(crate) fn takes(&self, next: &LogWrite) -> bool {
-        self.snapshot.is_none() && next.snapshot.is_none()
+    pub fn takes(&self, next: &LogWrite) -> bool {
+        let is_plain = |write: &LogWrite| write.snapshot.is_none() && !write.installs;
+        is_plain(self) && is_plain(next)
     }
 
     /// Adds a write that it [`takes`](Self::takes).
-    pub(crate) fn join(&mut self, next: LogWrite) {
+    pub fn join(&mut self, next: LogWrite) {
         if let Some(first) = next.entries.first() {
             let kept = self
                 .entries
@@ -75,7 +88,7 @@ impl LogWrite {
     }
 
     /// Bytes of commands in it.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.entries.iter().map(|entry| entry.data.len()).sum()
     }
 }
@@ -104,31 +117,76 @@ impl Stored {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.index)
     }
 
-    /// Takes a checked write, in memory; the one definition of what a write means (`STORE-2`).
-    #[cfg(test)]
+    /// Checks a write and takes it, in memory; the one definition of what it means (`STORE-2`).
     pub(crate) fn take(&mut self, write: &LogWrite) -> Result<(), StorageError> {
-        check_contiguous(self.snapshot_index(), self.last_index(), write)?;
+        check_write(self.snapshot_index(), self.last_index(), write)?;
         if let Some(first) = write.entries.first() {
-            self.entries.retain(|entry| entry.index < first.index);
-            self.entries.extend(write.entries.iter().cloned());
+            let kept = self.before(first.index);
+            self.entries.truncate(kept);
+            self.entries.extend_from_slice(&write.entries);
+        }
+        if write.installs {
+            self.entries.clear();
+        }
+        if let Some(snapshot) = &write.snapshot {
+            let dropped = self.before(snapshot.index + 1);
+            self.entries.drain(..dropped);
+            self.snapshot = Some(snapshot.clone());
         }
         if let Some(hard_state) = &write.hard_state {
             self.hard_state = Some(hard_state.clone());
         }
-        if let Some(snapshot) = &write.snapshot {
-            self.entries.retain(|entry| entry.index > snapshot.index);
-            self.snapshot = Some(snapshot.clone());
-        }
         Ok(())
+    }
+
+    /// Number of entries before `index`.
+    fn before(&self, index: u64) -> usize {
+        self.entries.partition_point(|entry| entry.index < index)
     }
 }
 
-/// Checks a write against what is stored: entries without gaps, snapshots that go forward.
-pub(crate) fn check_contiguous(
+/// Sequence number and extent of what is stored, to check writes and reopenings against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Extent {
+    sequence: u64,
     snapshot: u64,
     last: u64,
-    write: &LogWrite,
-) -> Result<(), StorageError> {
+}
+
+impl Extent {
+    fn of(stored: &Stored, sequence: u64) -> Self {
+        Self {
+            sequence,
+            snapshot: stored.snapshot_index(),
+            last: stored.last_index(),
+        }
+    }
+
+    /// Takes a checked write.
+    fn take(&mut self, write: &LogWrite) {
+        self.sequence += 1;
+        if let Some(entry) = write.entries.last() {
+            self.last = entry.index;
+        }
+        if let Some(snapshot) = &write.snapshot {
+            self.snapshot = snapshot.index;
+            self.last = if write.installs {
+                snapshot.index
+            } else {
+                self.last.max(snapshot.index)
+            };
+        }
+    }
+}
+
+/// Checks a write against what is stored: entries without gaps, snapshots that go forward, and
+/// nothing beside a snapshot that replaces the log.
+pub(crate) fn check_write(snapshot: u64, last: u64, write: &LogWrite) -> Result<(), StorageError> {
+    if write.installs && (write.snapshot.is_none() || !write.entries.is_empty()) {
+        return Err(StorageError::Misused(
+            "a write that replaces the log has a snapshot and no entries",
+        ));
+    }
     let mut next = None;
     for entry in &write.entries {
         let fits = match next {
@@ -150,6 +208,16 @@ pub(crate) fn check_contiguous(
             got: new.index,
         }),
         _ => Ok(()),
+    }
+}
+
+/// Checks that an entry comes directly after index `last`.
+fn check_next(last: u64, entry: &Entry) -> Result<(), StorageError> {
+    let (expected, got) = (last + 1, entry.index);
+    if got == expected {
+        Ok(())
+    } else {
+        Err(StorageError::NotContiguous { expected, got })
     }
 }
 
@@ -207,6 +275,9 @@ pub enum StorageError {
         /// Index of the entry.
         got: u64,
     },
+    /// A write contradicts itself: a defect of the caller.
+    #[error("a log write was refused: {0}")]
+    Misused(&'static str),
 }
 
 impl StorageError {
@@ -220,6 +291,9 @@ impl StorageError {
 pub trait LogStore: Send {
     /// Reads everything, checking every record.
     fn load(&self) -> Result<Stored, StorageError>;
+
+    /// Reads the newest snapshot alone, checking it.
+    fn snapshot(&self) -> Result<Option<SnapshotRecord>, StorageError>;
 
     /// Writes and syncs one transaction (`STORE-1`).
     fn write(&mut self, write: &LogWrite) -> Result<(), StorageError>;

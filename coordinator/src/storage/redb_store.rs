@@ -1,17 +1,18 @@
-//! The store on disk: one redb file and its witness.
+//! The store of a coordinator: one redb file and its witness.
 
 use super::backend::{Failure, FileNotes, WatchedFile};
+use super::disk::{Disk, OpenAs, RealDisk};
 use super::record::{frame, frame_message, unframe, unframe_message};
-use super::witness::{Statement, Witness};
-use super::{LogStore, LogWrite, SnapshotRecord, StorageError, Stored, check_contiguous};
+use super::witness::{Statement, WITNESS_FILE, Witness};
+use super::{Extent, LogStore, LogWrite, SnapshotRecord, StorageError, Stored, check_write};
 use raft::eraftpb::{ConfState, Entry, HardState};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
-use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-const LOG_FILE: &str = "log.redb";
-const WITNESS_FILE: &str = "log.witness";
+/// Name of the log's file in its folder.
+pub const LOG_FILE: &str = "log.redb";
 
 /// Index to framed entry.
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries/1");
@@ -34,18 +35,10 @@ const MAGIC_BYTES: usize = 9;
 /// the newest commit is broken and an older one would be taken.
 const FALLS_BACK: std::ops::Range<f64> = 0.2..0.5;
 
-/// Sequence number and extent of what is stored, to check writes and reopenings against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Extent {
-    sequence: u64,
-    snapshot: u64,
-    last: u64,
-}
-
-/// The store on disk.
+/// The store of a coordinator.
 #[derive(Debug)]
 pub struct RedbStore {
-    folder: PathBuf,
+    disk: Arc<dyn Disk>,
     /// Absent only while a reopening has failed.
     database: Option<Database>,
     witness: Witness,
@@ -60,21 +53,28 @@ impl RedbStore {
     /// # Errors
     /// [`StorageError::Corrupt`] if anything is not as it was written; a copy of the file is kept.
     pub fn open(folder: &Path) -> Result<Self, StorageError> {
+        Self::open_on(Arc::new(RealDisk::new(folder)))
+    }
+
+    /// Opens or creates the store on a disk, real or simulated.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_on(disk: Arc<dyn Disk>) -> Result<Self, StorageError> {
         let io = |e: io::Error| StorageError::Io {
-            path: folder.to_owned(),
+            path: disk.path(""),
             reason: e.to_string(),
         };
-        let witness_path = folder.join(WITNESS_FILE);
-        let had_witness = witness_path.exists();
-        let witness = Witness::open(&witness_path).map_err(io)?;
+        let had_witness = disk.exists(WITNESS_FILE);
+        let witness = Witness::open(&*disk).map_err(io)?;
         let statement = witness.read().map_err(io)?;
         if had_witness && matches!(statement, Statement::Nothing | Statement::Empty) {
-            empty_unmade(&folder.join(LOG_FILE)).map_err(io)?;
+            empty_unmade(&*disk).map_err(io)?;
         }
         let notes = FileNotes::default();
-        let database = open_database(folder, &notes)?;
+        let database = open_database(&*disk, &notes)?;
         let mut store = Self {
-            folder: folder.to_owned(),
+            disk: Arc::clone(&disk),
             database: Some(database),
             witness,
             notes,
@@ -82,31 +82,38 @@ impl RedbStore {
             failed: false,
         };
         let (stored, sequence) = store.read()?;
-        store.extent = Extent {
-            sequence,
-            snapshot: stored.snapshot_index(),
-            last: stored.last_index(),
-        };
-        match statement {
-            Statement::Nothing => {}
-            // Nothing was ever acknowledged: the first start was interrupted.
-            Statement::Empty if sequence == 0 => {
-                store.witness = Witness::make(&witness_path).map_err(io)?;
-            }
-            Statement::Empty => return Err(store.corrupt("log.witness is empty".to_owned())),
-            Statement::Acknowledged(acknowledged) if acknowledged <= sequence => {}
-            Statement::Acknowledged(acknowledged) => {
-                return Err(store.corrupt(format!(
-                    "it ends with transaction {sequence}, but transaction {acknowledged} was acknowledged"
-                )));
-            }
-            Statement::Damaged(what) => return Err(store.corrupt(what)),
+        store.extent = Extent::of(&stored, sequence);
+        store.check_statement(statement)?;
+        if sequence > 0 {
+            store.witness.state_durably(sequence).map_err(io)?;
         }
         Ok(store)
     }
 
+    /// Checks what was read against what the witness says.
+    fn check_statement(&mut self, statement: Statement) -> Result<(), StorageError> {
+        let sequence = self.extent.sequence;
+        match statement {
+            Statement::Nothing => Ok(()),
+            // Nothing was ever acknowledged: the first start was interrupted.
+            Statement::Empty if sequence == 0 => {
+                self.witness = Witness::make(&*self.disk).map_err(|e| StorageError::Io {
+                    path: self.disk.path(WITNESS_FILE),
+                    reason: e.to_string(),
+                })?;
+                Ok(())
+            }
+            Statement::Empty => Err(self.corrupt("log.witness is empty".to_owned())),
+            Statement::Acknowledged(acknowledged) if acknowledged <= sequence => Ok(()),
+            Statement::Acknowledged(acknowledged) => Err(self.corrupt(format!(
+                "it ends with transaction {sequence}, but transaction {acknowledged} was acknowledged"
+            ))),
+            Statement::Damaged(what) => Err(self.corrupt(what)),
+        }
+    }
+
     fn path(&self) -> PathBuf {
-        self.folder.join(LOG_FILE)
+        self.disk.path(LOG_FILE)
     }
 
     #[cfg(test)]
@@ -115,7 +122,7 @@ impl RedbStore {
     }
 
     fn corrupt(&self, what: String) -> StorageError {
-        corrupt(&self.folder, what)
+        corrupt(&*self.disk, what)
     }
 
     fn database(&self) -> Result<&Database, StorageError> {
@@ -127,7 +134,11 @@ impl RedbStore {
 
     /// Everything, and the sequence number of the last transaction.
     fn read(&self) -> Result<(Stored, u64), StorageError> {
-        self.try_read().map_err(|error| match error {
+        self.try_read().map_err(|error| self.read_error(error))
+    }
+
+    fn read_error(&self, error: ReadError) -> StorageError {
+        match error {
             ReadError::Store(error) => error,
             ReadError::Redb(redb::Error::Corrupted(what)) | ReadError::Record(what) => {
                 self.corrupt(what)
@@ -136,15 +147,20 @@ impl RedbStore {
                 path: self.path(),
                 reason: error.to_string(),
             },
-        })
+        }
+    }
+
+    fn try_snapshot(&self) -> Result<Option<SnapshotRecord>, ReadError> {
+        match open_singles(&self.database()?.begin_read()?)? {
+            Some(singles) => read_snapshot(&singles),
+            None => Ok(None),
+        }
     }
 
     fn try_read(&self) -> Result<(Stored, u64), ReadError> {
         let transaction = self.database()?.begin_read()?;
-        let singles = match transaction.open_table(SINGLES) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok((Stored::default(), 0)),
-            Err(error) => return Err(error.into()),
+        let Some(singles) = open_singles(&transaction)? else {
+            return Ok((Stored::default(), 0));
         };
         let sequence = single(&singles, SEQUENCE)?
             .as_deref()
@@ -186,8 +202,9 @@ impl RedbStore {
         transaction.set_quick_repair(true);
         {
             let mut entries = transaction.open_table(ENTRIES)?;
-            if let Some(first) = write.entries.first() {
-                entries.retain_in(first.index.., |_, _| false)?;
+            let first = write.entries.first().map(|entry| entry.index);
+            if let Some(replaced) = first.or(write.installs.then_some(0)) {
+                entries.retain_in(replaced.., |_, _| false)?;
             }
             for entry in &write.entries {
                 entries.insert(entry.index, frame_message(entry.index, entry).as_slice())?;
@@ -238,29 +255,24 @@ impl LogStore for RedbStore {
         self.read().map(|(stored, _)| stored)
     }
 
+    fn snapshot(&self) -> Result<Option<SnapshotRecord>, StorageError> {
+        self.try_snapshot().map_err(|error| self.read_error(error))
+    }
+
     fn write(&mut self, write: &LogWrite) -> Result<(), StorageError> {
         if self.failed {
             return Err(self.failure(&redb::Error::PreviousIo));
         }
-        check_contiguous(self.extent.snapshot, self.extent.last, write)?;
-        let mut extent = self.extent;
-        extent.sequence += 1;
-        if let Err(error) = self.try_write(write, extent.sequence) {
+        check_write(self.extent.snapshot, self.extent.last, write)?;
+        if let Err(error) = self.try_write(write, self.extent.sequence + 1) {
             self.failed = true;
             return Err(self.failure(&error));
         }
-        if let Some(entry) = write.entries.last() {
-            extent.last = entry.index;
-        }
-        if let Some(snapshot) = &write.snapshot {
-            extent.snapshot = snapshot.index;
-            extent.last = extent.last.max(snapshot.index);
-        }
-        self.extent = extent;
-        self.witness.state(extent.sequence).map_err(|e| {
+        self.extent.take(write);
+        self.witness.state(self.extent.sequence).map_err(|e| {
             self.failed = true;
             StorageError::Poisoned {
-                path: self.folder.join(WITNESS_FILE),
+                path: self.disk.path(WITNESS_FILE),
                 reason: e.to_string(),
             }
         })
@@ -275,7 +287,7 @@ impl LogStore for RedbStore {
         // Closing releases the file's lock; the failed transaction is gone with it.
         self.database = None;
         let notes = self.notes.reopened();
-        let opened = open_database(&self.folder, &notes);
+        let opened = open_database(&*self.disk, &notes);
         if let Some(failure) = notes.failure() {
             if failure != Failure::Full {
                 self.notes = notes;
@@ -284,11 +296,7 @@ impl LogStore for RedbStore {
         }
         self.database = Some(opened?);
         let (stored, sequence) = self.read()?;
-        let found = Extent {
-            sequence,
-            snapshot: stored.snapshot_index(),
-            last: stored.last_index(),
-        };
+        let found = Extent::of(&stored, sequence);
         if found != self.extent {
             return Err(self.corrupt(format!(
                 "after a full disk it holds {found:?}, expected {:?}",
@@ -302,6 +310,15 @@ impl LogStore for RedbStore {
 }
 
 type Singles = redb::ReadOnlyTable<u64, &'static [u8]>;
+
+/// The table of single records; none before the first write.
+fn open_singles(transaction: &redb::ReadTransaction) -> Result<Option<Singles>, ReadError> {
+    match transaction.open_table(SINGLES) {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
 
 fn number(bytes: &[u8]) -> Option<u64> {
     bytes
@@ -342,20 +359,13 @@ fn read_snapshot(singles: &Singles) -> Result<Option<SnapshotRecord>, ReadError>
     }))
 }
 
-fn open_database(folder: &Path, notes: &FileNotes) -> Result<Database, StorageError> {
-    let path = folder.join(LOG_FILE);
+fn open_database(disk: &dyn Disk, notes: &FileNotes) -> Result<Database, StorageError> {
     let io = |e: io::Error| StorageError::Io {
-        path: path.clone(),
+        path: disk.path(LOG_FILE),
         reason: e.to_string(),
     };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io)?;
-    let backend = WatchedFile::new(file, notes.clone()).map_err(|e| database_error(folder, e))?;
+    let file = disk.open(LOG_FILE, OpenAs::PresentOrNew).map_err(io)?;
+    let backend = WatchedFile::new(file, notes.clone());
     let mut builder = Builder::new();
     builder
         .set_cache_size(CACHE_BYTES)
@@ -367,45 +377,43 @@ fn open_database(folder: &Path, notes: &FileNotes) -> Result<Database, StorageEr
         });
     let database = builder
         .create_with_backend(backend)
-        .map_err(|e| database_error(folder, e))?;
+        .map_err(|e| database_error(disk, e))?;
     // A file that was just made is durable only with its folder's entry.
-    std::fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(io)?;
+    disk.sync_names().map_err(io)?;
     Ok(database)
 }
 
 /// Empties a log file whose making was interrupted. redb gives a file its magic number last; one
 /// without it, and without any acknowledgement, holds nothing.
-fn empty_unmade(path: &Path) -> io::Result<()> {
-    let file = match OpenOptions::new().read(true).write(true).open(path) {
+fn empty_unmade(disk: &dyn Disk) -> io::Result<()> {
+    let file = match disk.open(LOG_FILE, OpenAs::Present) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
     let mut magic = [0u8; MAGIC_BYTES];
-    match std::os::unix::fs::FileExt::read_exact_at(&file, &mut magic, 0) {
+    match file.read_at(0, &mut magic) {
         Ok(()) if magic != [0; MAGIC_BYTES] => Ok(()),
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
         _ => file.set_len(0),
     }
 }
 
-fn database_error(folder: &Path, error: DatabaseError) -> StorageError {
-    let path = folder.join(LOG_FILE);
+fn database_error(disk: &dyn Disk, error: DatabaseError) -> StorageError {
+    let path = disk.path(LOG_FILE);
     match error {
         DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { path },
-        DatabaseError::RepairAborted => corrupt(folder, "its newest commit is broken".to_owned()),
-        DatabaseError::Storage(redb::StorageError::Corrupted(what)) => corrupt(folder, what),
+        DatabaseError::RepairAborted => corrupt(disk, "its newest commit is broken".to_owned()),
+        DatabaseError::Storage(redb::StorageError::Corrupted(what)) => corrupt(disk, what),
         DatabaseError::Storage(redb::StorageError::Io(e))
             if e.kind() == io::ErrorKind::InvalidData =>
         {
-            corrupt(folder, e.to_string())
+            corrupt(disk, e.to_string())
         }
         DatabaseError::Storage(redb::StorageError::Io(e))
             if e.kind() == io::ErrorKind::UnexpectedEof =>
         {
-            corrupt(folder, format!("it is shorter than its header says: {e}"))
+            corrupt(disk, format!("it is shorter than its header says: {e}"))
         }
         other => StorageError::Io {
             path,
@@ -415,13 +423,16 @@ fn database_error(folder: &Path, error: DatabaseError) -> StorageError {
 }
 
 /// Keeps a copy of the damaged file, so that nothing done later loses evidence.
-fn corrupt(folder: &Path, what: String) -> StorageError {
-    let path = folder.join(LOG_FILE);
+fn corrupt(disk: &dyn Disk, what: String) -> StorageError {
     let copy = (0..COPIES)
-        .map(|number| folder.join(format!("{LOG_FILE}.corrupt-{number}")))
-        .find(|candidate| !candidate.exists())
-        .filter(|candidate| std::fs::copy(&path, candidate).is_ok());
-    StorageError::Corrupt { path, what, copy }
+        .map(|number| format!("{LOG_FILE}.corrupt-{number}"))
+        .find(|candidate| !disk.exists(candidate))
+        .filter(|candidate| disk.copy(LOG_FILE, candidate).is_ok());
+    StorageError::Corrupt {
+        path: disk.path(LOG_FILE),
+        what,
+        copy: copy.map(|copy| disk.path(&copy)),
+    }
 }
 
 enum ReadError {

@@ -3,22 +3,25 @@
 //! The log's file has two commit slots and one bit that chooses between them: with that bit
 //! flipped, or with the file gone, it would open as a shorter and otherwise sound log. The
 //! witness is written after each commit and before the acknowledgement. It is not synced each
-//! time: it may fall behind the log on a power loss, which weakens the check and breaks nothing,
-//! and it survives a killed process.
+//! time: it may fall behind the log on a power loss, which weakens the check until the next start
+//! (which catches up, durably) and breaks nothing, and it survives a killed process. The first
+//! statement is synced: from then on an empty log is never taken for a first start.
 
+use super::disk::{Disk, DiskFile, OpenAs};
 use super::record::{frame, unframe};
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
+/// The file's name.
+pub(super) const WITNESS_FILE: &str = "log.witness";
+/// Its name while it is made.
+const UNMADE_FILE: &str = "log.witness.new";
 const KEY: u64 = 0x7769_746e_6573_7300;
 const RECORD_BYTES: usize = 12;
 
 /// The open file.
 #[derive(Debug)]
 pub(super) struct Witness {
-    file: File,
+    file: Box<dyn DiskFile>,
 }
 
 /// What a witness says.
@@ -36,44 +39,34 @@ pub(super) enum Statement {
 
 impl Witness {
     /// Opens it, or makes one that says [`Statement::Nothing`].
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        match OpenOptions::new().read(true).write(true).open(path) {
+    pub(super) fn open(disk: &dyn Disk) -> io::Result<Self> {
+        match disk.open(WITNESS_FILE, OpenAs::Present) {
             Ok(file) => Ok(Self { file }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(disk),
             Err(error) => Err(error),
         }
     }
 
     /// Makes one that says [`Statement::Nothing`], in place of any that is there. Under its name
     /// it is whole at once: a full disk or a kill in between leaves nothing there.
-    pub(super) fn make(path: &Path) -> io::Result<Self> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".new");
-        let temporary = PathBuf::from(temporary);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary)?;
+    pub(super) fn make(disk: &dyn Disk) -> io::Result<Self> {
+        let file = disk.open(UNMADE_FILE, OpenAs::Emptied)?;
         // The blocks are taken now: where files are written in place, a full disk then cannot stop
         // a later statement. Elsewhere (copy on write) it can, and the store stops with it.
-        file.write_all_at(&[0; RECORD_BYTES], 0)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        if let Some(folder) = path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
+        file.write_at(0, &[0; RECORD_BYTES])?;
+        file.sync()?;
+        disk.rename(UNMADE_FILE, WITNESS_FILE)?;
+        disk.sync_names()?;
         Ok(Self { file })
     }
 
     /// Reads it.
     pub(super) fn read(&self) -> io::Result<Statement> {
-        if self.file.metadata()?.len() == 0 {
+        if self.file.is_empty()? {
             return Ok(Statement::Empty);
         }
         let mut record = [0u8; RECORD_BYTES];
-        match self.file.read_exact_at(&mut record, 0) {
+        match self.file.read_at(0, &mut record) {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 return Ok(Statement::Damaged(format!(
                     "witness is shorter than {RECORD_BYTES} bytes"
@@ -96,6 +89,16 @@ impl Witness {
     /// States that everything up to `sequence` is durable.
     pub(super) fn state(&self, sequence: u64) -> io::Result<()> {
         self.file
-            .write_all_at(&frame(KEY, &sequence.to_le_bytes()), 0)
+            .write_at(0, &frame(KEY, &sequence.to_le_bytes()))?;
+        if sequence == 1 {
+            self.file.sync()?;
+        }
+        Ok(())
+    }
+
+    /// States it durably.
+    pub(super) fn state_durably(&self, sequence: u64) -> io::Result<()> {
+        self.state(sequence)?;
+        self.file.sync()
     }
 }

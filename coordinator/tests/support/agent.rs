@@ -47,13 +47,17 @@ impl Agent {
         }
     }
 
-    pub async fn run(mut self, connector: Connector, address: SocketAddr) {
-        loop {
-            let Ok(connection) = connector.connect(address, Role::Coordinator).await else {
+    pub async fn run(mut self, connector: Connector, addresses: Vec<SocketAddr>) {
+        for address in addresses.into_iter().cycle() {
+            let limit = Duration::from_millis(500);
+            let connected = connector.connect_within(limit, address, Role::Coordinator);
+            let Ok(connection) = connected.await else {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
-            let (sender, receiver) = connection.open().await.unwrap();
+            let Ok((sender, receiver)) = connection.open().await else {
+                continue;
+            };
             let (out, _writer) = sender.into_queue::<WorkerReport>(1024);
             let mut commands = receiver.into_queue::<WorkerCommand>(64);
             let _ = out.send(WorkerReport::Hello(self.hello())).await;
@@ -61,6 +65,8 @@ impl Agent {
             loop {
                 let reports = tokio::select! {
                     command = commands.recv() => match command {
+                        // Another one of the list leads.
+                        Some(Ok(WorkerCommand::NotLeader { .. })) => break,
                         Some(Ok(command)) => self.command(command),
                         Some(Err(_)) | None => break,
                     },
@@ -102,6 +108,7 @@ impl Agent {
     /// What is said at once.
     fn command(&mut self, command: WorkerCommand) -> Vec<WorkerReport> {
         match command {
+            WorkerCommand::NotLeader { .. } => {}
             WorkerCommand::Welcome {
                 leases_to_keep,
                 ranks_to_keep,

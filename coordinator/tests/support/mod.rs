@@ -28,7 +28,13 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A folder, an authority and a coordinator process.
 pub struct Cluster {
     pub folder: tempfile::TempDir,
-    authority: Authority,
+    authority: std::sync::Arc<Authority>,
+    /// Name in the certificate.
+    name: String,
+    /// The first of its group.
+    creates: bool,
+    /// Version of the records beyond which the process does not go, as an older build would not.
+    pub holds: Option<u16>,
     child: Option<Child>,
     /// Size of a tmpfs that only the process sees, under `dir`.
     tmpfs_bytes: Option<u64>,
@@ -55,14 +61,55 @@ impl Cluster {
     fn start_with(tmpfs_bytes: Option<u64>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::create(ClusterId(*b"made-up!"), SystemTime::now()).unwrap();
+        Self::start_named("c1", true, None, authority.into(), folder, tmpfs_bytes)
+    }
+
+    /// With `--hold-version`.
+    pub fn start_held(version: u16) -> Self {
+        let authority = Authority::create(ClusterId(*b"made-up!"), SystemTime::now()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        Self::start_named("c1", true, Some(version), authority.into(), folder, None)
+    }
+
+    /// Starts a process that is expected to end by itself; the log goes nowhere.
+    pub fn start_until_end(&mut self) -> std::process::ExitStatus {
+        let mut command = self.command();
+        self.child = Some(command.stderr(Stdio::null()).spawn().unwrap());
+        self.wait_end()
+    }
+
+    /// A coordinator of the same cluster that waits to be taken into its group.
+    pub fn start_another(&self, name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::start_named(
+            name,
+            false,
+            self.holds,
+            self.authority.clone(),
+            folder,
+            None,
+        )
+    }
+
+    fn start_named(
+        name: &str,
+        creates: bool,
+        holds: Option<u16>,
+        authority: std::sync::Arc<Authority>,
+        folder: tempfile::TempDir,
+        tmpfs_bytes: Option<u64>,
+    ) -> Self {
         let identity = authority
-            .issue(Role::Coordinator, "c1", SystemTime::now())
+            .issue(Role::Coordinator, name, SystemTime::now())
             .unwrap();
         identity.save(&folder.path().join("identity")).unwrap();
         let nowhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let mut cluster = Self {
             folder,
             authority,
+            name: name.to_owned(),
+            creates,
+            holds,
             child: None,
             tmpfs_bytes,
             address: nowhere,
@@ -102,6 +149,11 @@ impl Cluster {
             .arg(format!("file://{}", path.join("blobs").display()))
             .arg("--announce")
             .arg(path.join("announce"))
+            .args(self.creates.then_some("--create"))
+            .args(
+                self.holds
+                    .map(|version| format!("--hold-version={version}")),
+            )
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         command
@@ -112,12 +164,13 @@ impl Cluster {
         let _ = std::fs::remove_file(&announce);
         let mut child = self.command().spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
+        let name = self.name.clone();
         std::thread::spawn(move || {
             for line in std::io::BufReader::new(stderr)
                 .lines()
                 .map_while(Result::ok)
             {
-                println!("coordinator: {line}");
+                println!("{name}: {line}");
             }
         });
         let began = Instant::now();
@@ -136,6 +189,31 @@ impl Cluster {
         self.address = address;
         self.http = announced["http"].as_str().unwrap().parse().unwrap();
         self.child = Some(child);
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Another port is no surprise at the next start.
+    pub fn forget_address(&mut self) {
+        self.address = "127.0.0.1:1".parse().unwrap();
+    }
+
+    /// Waits until the process ends by itself.
+    pub fn wait_end(&mut self) -> std::process::ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let began = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if began.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                panic!("{} does not end", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// SIGKILL.
@@ -173,7 +251,14 @@ impl Cluster {
     pub fn worker(&self, name: &str, incarnation: u64, plan: Plan) -> FakeWorker {
         let connector = Connector::new(&self.identity(Role::Worker, name)).unwrap();
         let agent = Agent::new(WorkerId::new(name).unwrap(), incarnation, plan);
-        FakeWorker(tokio::spawn(agent.run(connector, self.address)))
+        FakeWorker(tokio::spawn(agent.run(connector, vec![self.address])))
+    }
+
+    /// A worker of one slot that knows several coordinators.
+    pub fn worker_of(&self, name: &str, plan: Plan, addresses: Vec<SocketAddr>) -> FakeWorker {
+        let connector = Connector::new(&self.identity(Role::Worker, name)).unwrap();
+        let agent = Agent::new(WorkerId::new(name).unwrap(), 1, plan);
+        FakeWorker(tokio::spawn(agent.run(connector, addresses)))
     }
 
     pub fn get(&self, path: &str, host: &str) -> (u16, String) {
@@ -242,11 +327,12 @@ impl Client {
             .replies(ClientRequest::Events {
                 from: 1,
                 follow: false,
+                of: None,
             })
             .await
         {
             match reply {
-                ClientReply::Events(page) => events.extend(page),
+                ClientReply::Events { events: page, .. } => events.extend(page),
                 other => panic!("{other:?}"),
             }
         }

@@ -124,6 +124,11 @@ impl Connection {
         }
     }
 
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.inner.close_reason().is_some()
+    }
+
     /// Waits until the connection has ended and says why. Cancel-safe.
     pub async fn closed(&self) -> TransportError {
         lost(&self.remote, self.inner.closed().await)
@@ -151,7 +156,7 @@ pub(super) fn lost(remote: &Arc<Remote>, error: ConnectionError) -> TransportErr
         ConnectionError::LocallyClosed => TransportError::ClosedHere { remote },
         ConnectionError::TimedOut => TransportError::Lost {
             remote,
-            reason: "no sign of life for 10 s".to_owned(),
+            reason: "no sign of life".to_owned(),
         },
         other => TransportError::Lost {
             remote,

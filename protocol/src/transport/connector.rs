@@ -4,12 +4,14 @@ use super::connection::{CloseCode, Connection};
 use super::error::{IdentityError, TransportError};
 use super::identity::Identity;
 use super::peer::{Peer, Role, cluster_name};
-use super::settings::CONNECT_TIMEOUT;
+use super::settings::{self, CONNECT_TIMEOUT, HEAD_START};
 use super::{alert, tls};
 use crate::ClusterId;
 use quinn::ConnectionError;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// Makes connections under one identity.
 #[derive(Debug, Clone)]
@@ -62,6 +64,54 @@ impl Connector {
         tokio::time::timeout(limit, self.connect_unbounded(target))
             .await
             .unwrap_or(Err(no_answer))
+    }
+
+    /// The same connector for a service that runs at several addresses: a connection without any
+    /// sign of life ends after [`WATCHED_IDLE_TIMEOUT`](super::WATCHED_IDLE_TIMEOUT).
+    pub fn watchful(mut self) -> Self {
+        self.config.transport_config(Arc::new(settings::watching()));
+        self
+    }
+
+    /// Connects to whichever address answers first, with a quarter of a second's head start for each
+    /// before the next one; an attempt that fails lets the next one begin at once. Each takes at most
+    /// `limit`. Must be called inside a tokio runtime. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why each failed, if all did.
+    pub async fn connect_first(
+        &self,
+        limit: Duration,
+        addresses: &[SocketAddr],
+        expected: Role,
+    ) -> Result<Connection, Vec<TransportError>> {
+        let mut waiting = addresses.iter().copied();
+        // Dropped with this future, and the attempts with it.
+        let mut attempts = JoinSet::new();
+        let mut failures = Vec::new();
+        loop {
+            if let Some(address) = waiting.next() {
+                let connector = self.clone();
+                attempts
+                    .spawn(async move { connector.connect_within(limit, address, expected).await });
+            } else if attempts.is_empty() {
+                return Err(failures);
+            }
+            let head_start = async {
+                match waiting.len() {
+                    0 => std::future::pending().await,
+                    _ => tokio::time::sleep(HEAD_START).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(Ok(outcome)) = attempts.join_next() => match outcome {
+                    Ok(connection) => return Ok(connection),
+                    Err(failure) => failures.push(failure),
+                },
+                () = head_start => {}
+            }
+        }
     }
 
     async fn connect_unbounded(&self, target: Target) -> Result<Connection, TransportError> {

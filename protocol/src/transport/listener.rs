@@ -4,7 +4,8 @@ use super::connection::{CloseCode, Connection};
 use super::error::{IdentityError, TransportError};
 use super::identity::Identity;
 use super::settings::{
-    ACCEPTED_QUEUE, CLOSE_TIMEOUT, CONNECT_TIMEOUT, CONNECTIONS, HANDSHAKES, TRANSPORT_VERSION,
+    ACCEPTED_QUEUE, CLOSE_TIMEOUT, CONNECT_TIMEOUT, CONNECTIONS, HANDSHAKES, SOCKET_BYTES,
+    TRANSPORT_VERSION,
 };
 use super::{alert, tls};
 use crate::ClusterId;
@@ -43,6 +44,7 @@ impl Listener {
             _ => TransportError::Bind { address, source },
         };
         let socket = UdpSocket::bind(address).map_err(failed)?;
+        enlarge_buffers(&socket);
         let endpoint = quinn::Endpoint::new(
             tls::listening_endpoint(identity)?,
             Some(tls::listening(identity)?),
@@ -80,6 +82,15 @@ impl Listener {
         // Peers may be gone; there is nothing left to do about it.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
     }
+}
+
+/// One socket serves all peers: what a few hundred of them send within a millisecond exceeds the
+/// system's default of 208 KiB, and the library notices lost packets late. The system may give less
+/// (`net.core.rmem_max`); that only costs time.
+fn enlarge_buffers(socket: &UdpSocket) {
+    use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+    let _ = set_socket_recv_buffer_size(socket, SOCKET_BYTES);
+    let _ = set_socket_send_buffer_size(socket, SOCKET_BYTES);
 }
 
 type Accepted = mpsc::Sender<Result<Connection, TransportError>>;

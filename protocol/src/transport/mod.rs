@@ -114,6 +114,7 @@ mod error;
 mod identity;
 mod listener;
 mod peer;
+mod search;
 mod settings;
 mod stream;
 mod tls;
@@ -125,7 +126,8 @@ pub use error::{IdentityError, TransportError};
 pub use identity::{AUTHORITY_FILE, CERTIFICATE_FILE, Identity, IdentityPart, KEY_FILE};
 pub use listener::Listener;
 pub use peer::{Peer, Remote, Role};
-pub use settings::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE};
+pub use search::Search;
+pub use settings::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE, WATCHED_IDLE_TIMEOUT};
 pub use stream::{Receiver, Sender};
 
 #[cfg(test)]

@@ -14,6 +14,14 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// A connection is complete, certificates checked on both sides, after this or not at all.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// [`IDLE_TIMEOUT`] of a connection for which there is a substitute: a frozen coordinator is left for
+/// another after this, and what merely starved for a while is found again.
+pub const WATCHED_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// [`KEEP_ALIVE`] of such a connection; two may be lost.
+const WATCHED_KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Head start of one address before the next one is tried beside it: longer than a handshake takes
+/// on one continent, and short enough that two dead ones cost half a second.
+pub(super) const HEAD_START: Duration = Duration::from_millis(250);
 /// Longest wait for a close to reach the other side.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -40,6 +48,8 @@ const PENDING_BYTES: u64 = 16 << 10;
 const PENDING_BYTES_TOTAL: u64 = 4 << 20;
 /// Connections of one listener: 10,000 workers and as many people as will ever look.
 pub(super) const CONNECTIONS: usize = 16_384;
+/// Bytes that the system keeps for a listener's socket, each way.
+pub(super) const SOCKET_BYTES: usize = 4 << 20;
 /// Accepted connections that wait to be taken.
 pub(super) const ACCEPTED_QUEUE: usize = 64;
 
@@ -52,6 +62,16 @@ pub(super) fn listening() -> TransportConfig {
 pub(super) fn connecting() -> TransportConfig {
     let mut config = common(1);
     config.keep_alive_interval(Some(KEEP_ALIVE));
+    config
+}
+
+/// Settings of a connecting side that can go elsewhere.
+pub(super) fn watching() -> TransportConfig {
+    let mut config = connecting();
+    let idle = VarInt::from_u32(WATCHED_IDLE_TIMEOUT.as_millis() as u32);
+    config
+        .keep_alive_interval(Some(WATCHED_KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(idle)));
     config
 }
 

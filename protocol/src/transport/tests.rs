@@ -3,6 +3,7 @@
 mod admission;
 mod identities;
 mod messages;
+mod several;
 
 use super::{Authority, Connection, Connector, Identity, Listener, Role, TransportError};
 use crate::ClusterId;

@@ -125,6 +125,7 @@ fn events(kinds: Vec<EventKind>) -> Vec<Event> {
         .map(|(kind, number)| Event {
             number,
             time_ms: 0,
+            entry: None,
             kind,
         })
         .collect()

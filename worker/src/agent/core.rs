@@ -299,6 +299,8 @@ impl Core {
             WorkerCommand::StopLease { term, number } => self.stop_where(now, |work| {
                 matches!(work, Work::Items { lease, .. } if (lease.term, lease.number) == (term, number))
             }),
+            // The session looks elsewhere; what runs goes on (AGENT-4).
+            WorkerCommand::NotLeader { .. } => {}
             WorkerCommand::Acknowledge { sequence } => {
                 self.outbox.acknowledge(sequence);
                 self.send_due();

@@ -40,8 +40,8 @@ pub struct Settings {
     pub folder: PathBuf,
     /// Folder with the identity.
     pub identity: PathBuf,
-    /// Where the coordinator is.
-    pub coordinator: Address,
+    /// Where the coordinators are.
+    pub coordinators: Vec<Address>,
     /// Number of slots.
     pub slots: u32,
     /// Where to serve metrics.
@@ -90,7 +90,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     );
     let session = tokio::spawn(session::keep_connected(
         connector,
-        settings.coordinator.clone(),
+        settings.coordinators.clone(),
         gate,
         report_inbox,
         events.clone(),

@@ -1,7 +1,9 @@
-//! The agent's connection to the coordinator: made again and again, for ever.
+//! The agent's connection to the coordinator that leads: looked for and made again and again, for
+//! ever.
 
 use super::work::Event;
-use evoring_protocol::transport::{Connection, Connector, Role, TransportError};
+use evoring_protocol::client::LeaderHint;
+use evoring_protocol::transport::{Connection, Connector, Role, Search, TransportError};
 use evoring_protocol::worker::{WorkerCommand, WorkerReport};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,14 +14,24 @@ use tokio::sync::{mpsc, watch};
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// How often the announcement is looked at while a session stands.
 const ANNOUNCEMENT_LOOK: Duration = Duration::from_millis(200);
+/// A coordinator that does not answer is given up after this.
+const CONNECT: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts.
 const MAX_WAIT: Duration = Duration::from_secs(2);
+/// The same while coordinators answer and none leads: an election takes a second or so, and ten
+/// thousand agents must not keep those from it who elect.
+const ELECTION_WAIT: Duration = Duration::from_millis(500);
 /// A session that stood this long was a good one: after it the next attempt comes at once.
 const GOOD_SESSION: Duration = Duration::from_secs(5);
+/// A session that stood this long was with the leader.
+const FOUND: Duration = Duration::from_secs(1);
 /// Messages on their way in each direction.
 const QUEUE: usize = 256;
 
-/// Where the coordinator is.
+/// Why the agent itself ends a session.
+const ENDING: &str = "the agent is ending";
+
+/// Where a coordinator is.
 #[derive(Debug, Clone)]
 pub enum Address {
     /// At a fixed address.
@@ -29,10 +41,13 @@ pub enum Address {
     Announced(PathBuf),
 }
 
+/// What an announcement says: an address, and the process there if it is named.
+type Found = (SocketAddr, Option<u64>);
+
 impl Address {
-    fn resolve(&self) -> Result<SocketAddr, String> {
+    fn resolve(&self) -> Result<Found, String> {
         match self {
-            Self::Fixed(address) => Ok(*address),
+            Self::Fixed(address) => Ok((*address, None)),
             Self::Announced(path) => {
                 let failed = |reason: String| format!("announcement {}: {reason}", path.display());
                 let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
@@ -41,9 +56,10 @@ impl Address {
                 let listen = value["listen"]
                     .as_str()
                     .ok_or_else(|| failed("expected a field `listen`".to_owned()))?;
-                listen
-                    .parse()
-                    .map_err(|_| failed(format!("`listen` is {listen:?}, expected ADDRESS:PORT")))
+                let address = listen.parse().map_err(|_| {
+                    failed(format!("`listen` is {listen:?}, expected ADDRESS:PORT"))
+                })?;
+                Ok((address, value["process"].as_u64()))
             }
         }
     }
@@ -57,32 +73,37 @@ pub type Addressed = (u64, WorkerReport);
 /// one that stands: the core sends again what matters (`AGENT-5`).
 pub async fn keep_connected(
     connector: Connector,
-    address: Address,
+    addresses: Vec<Address>,
     mut may_connect: watch::Receiver<bool>,
     mut reports: mpsc::Receiver<Addressed>,
     events: mpsc::Sender<Event>,
 ) {
+    let connector = match addresses.len() {
+        1 => connector,
+        _ => connector.watchful(),
+    };
     let mut session = 0;
     let mut wait = FIRST_WAIT;
     let mut last_failure = String::new();
+    let mut search = Search::default();
     if may_connect.wait_for(|ready| *ready).await.is_err() {
         return;
     }
     loop {
-        match connect(&connector, &address).await {
-            Ok((connection, at)) => {
+        let mut longest = MAX_WAIT;
+        match connect(&connector, &addresses, &search).await {
+            Ok((connection, found)) => {
                 let begin = Instant::now();
-                last_failure.clear();
                 session += 1;
                 if events.send(Event::Connected { session }).await.is_err() {
                     return;
                 }
-                let reason = tokio::select! {
+                let end = tokio::select! {
                     biased;
-                    reason = talk(&connection, session, &mut reports, &events) => reason,
-                    () = moved(&address, at) => "the coordinator announced another address".to_owned(),
+                    end = talk(&connection, session, &mut reports, &events) => end,
+                    () = moved(&addresses, &found) => End::Lost("the coordinator announced itself anew".to_owned()),
                 };
-                tracing::warn!(%reason, "the session with the coordinator ended");
+                let at = connection.remote_address();
                 connection.close("the session ended");
                 if events.send(Event::Disconnected).await.is_err() {
                     return;
@@ -90,53 +111,141 @@ pub async fn keep_connected(
                 // A coordinator that refuses is not asked twenty times a second.
                 if begin.elapsed() >= GOOD_SESSION {
                     wait = FIRST_WAIT;
+                    last_failure.clear();
+                }
+                if begin.elapsed() >= FOUND {
+                    search.found();
+                }
+                let hinted = match &end {
+                    End::NotLeader(leader) => {
+                        longest = ELECTION_WAIT;
+                        look_up(leader.as_ref()).await
+                    }
+                    End::Lost(_) => Vec::new(),
+                };
+                tell(&end.to_string(), &mut last_failure);
+                if search.elsewhere(at, hinted, addresses.len()) {
+                    continue;
                 }
             }
-            // Once for each reason: an absent coordinator must not fill the log.
-            Err(failure) if failure != last_failure => {
-                tracing::warn!("{failure}");
-                last_failure = failure;
+            Err(failure) => {
+                search.nobody();
+                tell(&failure, &mut last_failure);
             }
-            Err(_) => {}
         }
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(wait.min(longest)).await;
         wait = (wait * 2).min(MAX_WAIT);
     }
 }
 
-async fn connect(
-    connector: &Connector,
-    address: &Address,
-) -> Result<(Connection, SocketAddr), String> {
-    let at = address.resolve()?;
-    let connection = connector
-        .connect_within(Duration::from_secs(2), at, Role::Coordinator)
-        .await
-        .map_err(|e| e.to_string())?;
-    Ok((connection, at))
+/// Once for each reason: an absent coordinator must not fill the log.
+fn tell(failure: &str, last_failure: &mut String) {
+    if failure != last_failure {
+        tracing::warn!("{failure}");
+        failure.clone_into(last_failure);
+    }
 }
 
-/// Completes when a coordinator announces itself elsewhere than `at`: the one at `at` was killed,
-/// which QUIC would notice only after its idle timeout.
-async fn moved(address: &Address, at: SocketAddr) {
+/// Connects to the most likely leader that answers, and says what each announcement said before.
+async fn connect(
+    connector: &Connector,
+    addresses: &[Address],
+    search: &Search,
+) -> Result<(Connection, Vec<Option<Found>>), String> {
+    let (mut found, mut known, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+    for address in addresses {
+        match address.resolve() {
+            Ok(resolved) => {
+                found.push(Some(resolved));
+                known.push(resolved.0);
+            }
+            Err(failure) => {
+                found.push(None);
+                failures.push(failure);
+            }
+        }
+    }
+    let order = search.order(&known);
+    match connector
+        .connect_first(CONNECT, &order, Role::Coordinator)
+        .await
+    {
+        Ok(connection) => {
+            let at = connection.remote_address();
+            // Only what led here matters.
+            for entry in &mut found {
+                *entry = entry.filter(|(address, _)| *address == at);
+            }
+            Ok((connection, found))
+        }
+        Err(refusals) => {
+            failures.extend(refusals.iter().map(ToString::to_string));
+            Err(failures.join("; "))
+        }
+    }
+}
+
+/// Completes when the coordinator that `found` names announces itself anew: the one before was
+/// killed, which QUIC would notice only after its idle timeout.
+async fn moved(addresses: &[Address], found: &[Option<Found>]) {
     loop {
         tokio::time::sleep(ANNOUNCEMENT_LOOK).await;
-        if address.resolve().is_ok_and(|now| now != at) {
+        let mut pairs = addresses.iter().zip(found);
+        let is_other = |(address, found): (&Address, &Option<Found>)| {
+            found.is_some_and(|found| address.resolve().is_ok_and(|now| now != found))
+        };
+        if pairs.any(is_other) {
             return;
         }
     }
 }
 
-/// Talks until the connection ends; gives the reason.
+/// Addresses of the leader; none if its name means nothing here, and then the others are tried.
+async fn look_up(leader: Option<&LeaderHint>) -> Vec<SocketAddr> {
+    let Some(leader) = leader else {
+        return Vec::new();
+    };
+    match tokio::time::timeout(CONNECT, tokio::net::lookup_host(&leader.address)).await {
+        Ok(Ok(found)) => found.take(4).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+enum End {
+    /// The coordinator does not lead.
+    NotLeader(Option<LeaderHint>),
+    /// Anything else.
+    Lost(String),
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotLeader(Some(leader)) => {
+                write!(
+                    f,
+                    "looking for the leader: {} at {}",
+                    leader.name, leader.address
+                )
+            }
+            Self::NotLeader(None) => f.write_str("looking for the leader: none is known"),
+            Self::Lost(reason) => write!(f, "the session with the coordinator ended: {reason}"),
+        }
+    }
+}
+
+/// Talks until the connection ends, or the coordinator says that it does not lead.
 async fn talk(
     connection: &Connection,
     session: u64,
     reports: &mut mpsc::Receiver<Addressed>,
     events: &mpsc::Sender<Event>,
-) -> String {
+) -> End {
     let (sender, receiver) = match connection.open().await {
         Ok(stream) => stream,
-        Err(error) => return error.to_string(),
+        Err(error) => return End::Lost(error.to_string()),
     };
     let (outgoing, mut writer) = sender.into_queue::<WorkerReport>(QUEUE);
     let mut commands = receiver.into_queue::<WorkerCommand>(QUEUE);
@@ -144,30 +253,56 @@ async fn talk(
         Some(Err(error)) => error.to_string(),
         _ => "the coordinator closed the stream".to_owned(),
     };
-    let reason = loop {
+    let end = loop {
         tokio::select! {
             biased;
-            outcome = &mut writer => return writer_ended(outcome),
+            // First, because what a coordinator says before it closes the connection matters.
             command = commands.recv() => match command {
+                Some(Ok(WorkerCommand::NotLeader { leader })) => break End::NotLeader(leader),
                 Some(Ok(command)) => {
                     if events.send(Event::Command(command)).await.is_err() {
-                        break "the agent is ending".to_owned();
+                        break End::Lost(ENDING.to_owned());
                     }
                 }
-                other => break ended(other),
+                other => break End::Lost(ended(other)),
             },
+            outcome = &mut writer => {
+                let end = last_words(connection, &mut commands).await;
+                return end.unwrap_or_else(|| End::Lost(writer_ended(outcome)));
+            }
             report = reports.recv() => match report {
                 Some((meant_for, report)) => {
                     if meant_for == session && outgoing.send(report).await.is_err() {
-                        return writer_ended(writer.await);
+                        let end = last_words(connection, &mut commands).await;
+                        return match end {
+                            Some(end) => end,
+                            None => End::Lost(writer_ended(writer.await)),
+                        };
                     }
                 }
-                None => break "the agent is ending".to_owned(),
+                None => break End::Lost(ENDING.to_owned()),
             },
         }
     };
     writer.abort();
-    reason
+    end
+}
+
+/// What a coordinator that closed the connection said before, if that was where to go.
+async fn last_words(
+    connection: &Connection,
+    commands: &mut mpsc::Receiver<Result<WorkerCommand, TransportError>>,
+) -> Option<End> {
+    // Otherwise the queue need not end.
+    if !connection.is_closed() {
+        return None;
+    }
+    while let Some(Ok(command)) = commands.recv().await {
+        if let WorkerCommand::NotLeader { leader } = command {
+            return Some(End::NotLeader(leader));
+        }
+    }
+    None
 }
 
 /// Why nothing can be written any more: a report that does not fit into a frame, or the connection.

@@ -1,0 +1,367 @@
+//! A client among several coordinators, which this test plays over the real transport.
+
+use super::*;
+use evoring_protocol::ClusterId;
+use evoring_protocol::client::{ClusterView, LeaderHint, MemberRole, MemberView};
+use evoring_protocol::transport::{Authority, Listener};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+/// Far longer than any of these tests may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a coordinator answers; a number of requests comes with it.
+type Answer = Arc<dyn Fn(usize, &ClientRequest) -> Option<ClientReply> + Send + Sync>;
+
+/// Some coordinators, and a client of all of them.
+struct Group {
+    folder: tempfile::TempDir,
+    authority: Authority,
+    count: usize,
+}
+
+impl Group {
+    fn new(count: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::create(ClusterId([7; 8]), SystemTime::now()).unwrap();
+        let identity = folder.path().join("client");
+        authority
+            .issue(Role::Submitter, "client", SystemTime::now())
+            .and_then(|issued| issued.save(&identity))
+            .unwrap();
+        Self {
+            folder,
+            authority,
+            count,
+        }
+    }
+
+    /// Starts number `index`, which announces itself.
+    fn start(&self, index: usize, answer: Answer) -> SocketAddr {
+        let name = format!("c{index}");
+        let identity = self
+            .authority
+            .issue(Role::Coordinator, &name, SystemTime::now())
+            .unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &identity).unwrap();
+        let address = listener.local_addr();
+        announce(self.folder.path(), index, address);
+        tokio::spawn(listen(listener, answer));
+        address
+    }
+
+    fn client(&self) -> Client {
+        let file = ClusterFile {
+            announce: (0..self.count)
+                .map(|index| format!("c{index}.json").into())
+                .collect(),
+            identity: "client".into(),
+            ..ClusterFile::default()
+        };
+        let path = self.folder.path().join("cluster.json");
+        std::fs::write(&path, serde_json::to_vec(&file).unwrap()).unwrap();
+        Client::new(Access::from_file(&path).unwrap(), PATIENCE)
+    }
+}
+
+fn announce(folder: &Path, index: usize, address: SocketAddr) {
+    let text = serde_json::json!({ "listen": address, "process": index });
+    let path = folder.join(format!("c{index}.json"));
+    std::fs::write(path.with_extension("part"), text.to_string()).unwrap();
+    std::fs::rename(path.with_extension("part"), path).unwrap();
+}
+
+async fn listen(mut listener: Listener, answer: Answer) {
+    let count = Arc::new(AtomicUsize::new(0));
+    while let Some(accepted) = listener.accept().await {
+        let (answer, count) = (Arc::clone(&answer), Arc::clone(&count));
+        tokio::spawn(serve(accepted.unwrap(), answer, count));
+    }
+}
+
+async fn serve(
+    connection: Connection,
+    answer: Answer,
+    count: Arc<AtomicUsize>,
+) -> Result<(), TransportError> {
+    loop {
+        let (mut sender, mut receiver) = connection.accept().await?;
+        let Some(request) = receiver.receive::<ClientRequest>().await? else {
+            continue;
+        };
+        match answer(count.fetch_add(1, Ordering::SeqCst), &request) {
+            Some(reply) => sender.send(&reply).await?,
+            // As one that dies.
+            None => connection.close("dying"),
+        }
+        sender.finish();
+    }
+}
+
+fn leads() -> Answer {
+    Arc::new(|_, _| Some(ClientReply::Done))
+}
+
+fn not_leader(address: Option<SocketAddr>) -> ClientReply {
+    let leader = address.map(|address| LeaderHint {
+        name: "leader".to_owned(),
+        address: address.to_string(),
+    });
+    ClientReply::NotLeader { leader }
+}
+
+fn member(id: u64, address: String) -> MemberView {
+    MemberView {
+        id,
+        name: format!("c{id}"),
+        address,
+        role: MemberRole::Voter,
+        matched: None,
+        health: None,
+        heard_ms: None,
+        problem: None,
+    }
+}
+
+/// A socket at which nobody answers.
+fn silent() -> std::net::UdpSocket {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap()
+}
+
+const REQUEST: ClientRequest = ClientRequest::Jobs;
+
+// CLIENT-3. Claim: the leader is found wherever it is and whatever the others say, and remembered.
+// Method: followers without a hint, with a right one, and with one to a dead process, before the
+// leader, which is not in the cluster file in the second case.
+#[tokio::test]
+async fn the_leader_is_found() {
+    let group = Group::new(3);
+    for index in 0..2 {
+        group.start(index, Arc::new(|_, _| Some(not_leader(None))));
+    }
+    group.start(2, leads());
+    assert_eq!(
+        group.client().ask(&REQUEST).await.unwrap(),
+        ClientReply::Done
+    );
+
+    let other = Group::new(1);
+    let leader = other.start(7, leads());
+    other.start(0, Arc::new(move |_, _| Some(not_leader(Some(leader)))));
+    let mut client = other.client();
+    assert_eq!(client.ask(&REQUEST).await.unwrap(), ClientReply::Done);
+    assert_eq!(client.address(), Some(leader));
+
+    let dead = silent();
+    let dead_address = dead.local_addr().unwrap();
+    let group = Group::new(3);
+    announce(group.folder.path(), 0, dead_address);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    // It learns late that it leads itself.
+    let elected: Answer = Arc::new(move |number, _| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Some(match number {
+            0..2 => not_leader(Some(dead_address)),
+            _ => ClientReply::Done,
+        })
+    });
+    group.start(
+        1,
+        Arc::new(move |_, _| Some(not_leader(Some(dead_address)))),
+    );
+    let leader = group.start(2, elected);
+    let mut client = group.client();
+    for _ in 0..3 {
+        assert_eq!(client.ask(&REQUEST).await.unwrap(), ClientReply::Done);
+    }
+    assert_eq!(client.address(), Some(leader));
+    assert_eq!(asked.load(Ordering::SeqCst), 5);
+}
+
+// CLIENT-1, CLIENT-3. Claim: a leader that dies while it is asked is left for another, and what must
+// not be done twice is not asked again. Method: a leader that closes the connection at the first
+// request, and one that takes over.
+#[tokio::test]
+async fn a_dying_leader_is_left() {
+    let group = Group::new(2);
+    group.start(0, Arc::new(|_, _| None));
+    let heir = group.start(1, leads());
+    let mut client = group.client();
+    assert_eq!(client.ask(&REQUEST).await.unwrap(), ClientReply::Done);
+    assert_eq!(client.address(), Some(heir));
+
+    let requests = Arc::new(Mutex::new(0));
+    let group = Group::new(2);
+    let count = Arc::clone(&requests);
+    group.start(
+        0,
+        Arc::new(move |_, _| {
+            *count.lock().unwrap() += 1;
+            None
+        }),
+    );
+    let count = Arc::clone(&requests);
+    group.start(
+        1,
+        Arc::new(move |_, _| {
+            *count.lock().unwrap() += 1;
+            Some(ClientReply::Done)
+        }),
+    );
+    let request = ClientRequest::TransferLeadership;
+    let outcome = group.client().ask_unrepeated(&request).await.unwrap();
+    assert_eq!((outcome, *requests.lock().unwrap()), (None, 1));
+    // One that does not lead has done nothing.
+    let group = Group::new(2);
+    let leader = group.start(1, leads());
+    group.start(0, Arc::new(move |_, _| Some(not_leader(Some(leader)))));
+    let outcome = group.client().ask_unrepeated(&request).await.unwrap();
+    assert_eq!(outcome, Some(ClientReply::Done));
+}
+
+// CLIENT-3. Claim: a stream goes on with the next leader, whether the old one ends it, says that it does
+// not lead any more, or dies. Method: three coordinators in turn, each of which tells one piece.
+#[tokio::test]
+async fn streams_go_on_with_the_next_leader() {
+    let group = Group::new(3);
+    let piece = |number: u64| ClientReply::BlobStart { bytes: number };
+    let last = group.start(2, Arc::new(move |_, _| Some(piece(3))));
+    group.start(
+        1,
+        Arc::new(move |number, _| match number {
+            0 => Some(piece(2)),
+            _ => None,
+        }),
+    );
+    group.start(
+        0,
+        Arc::new(move |number, _| {
+            Some(match number {
+                0 => piece(1),
+                _ => not_leader(None),
+            })
+        }),
+    );
+    let mut client = group.client();
+    let mut pieces = Vec::new();
+    while pieces.len() < 3 {
+        let mut replies = client.open(&REQUEST).await.unwrap();
+        let setback = loop {
+            match replies.next().await {
+                Ok(Some(reply)) => pieces.push(reply),
+                Ok(None) => break Setback::unreachable("the stream ended"),
+                Err(setback) => break setback,
+            }
+        };
+        let began = Instant::now();
+        client.wait_or_fail(setback, began).await.unwrap();
+    }
+    assert_eq!(pieces, [piece(1), piece(2), piece(3)]);
+    assert_eq!(client.address(), Some(last));
+}
+
+// CLIENT-2. Claim: a coordinator that announces itself elsewhere is noticed although its old
+// connection stands, with several announcements, too. Method: the second of two holds an answer back
+// and moves.
+#[tokio::test]
+async fn a_coordinator_that_moved_is_noticed() {
+    let group = Group::new(2);
+    let first = silent();
+    announce(group.folder.path(), 0, first.local_addr().unwrap());
+    let identity = group
+        .authority
+        .issue(Role::Coordinator, "c1", SystemTime::now())
+        .unwrap();
+    let mut holding = Listener::bind("127.0.0.1:0".parse().unwrap(), &identity).unwrap();
+    announce(group.folder.path(), 1, holding.local_addr());
+    let mut client = group.client();
+    let work = async { client.ask(&REQUEST).await };
+    let moves = async {
+        let connection = holding.accept().await.unwrap().unwrap();
+        let held = connection.accept().await.unwrap();
+        let heir = group.start(1, leads());
+        (connection, held, heir)
+    };
+    let (reply, (_, _, heir)) = tokio::join!(work, moves);
+    assert_eq!(reply.unwrap(), ClientReply::Done);
+    assert_eq!(client.address(), Some(heir));
+}
+
+// CLIENT-3. Claim: a group without a leader is told of as that, once patience is over, and the
+// coordinator that answers can still be asked about the group. Method: two followers without a hint,
+// and a client without patience for elections.
+#[tokio::test]
+async fn no_leader_is_told() {
+    let group = Group::new(2);
+    let view = |term| ClusterView {
+        answered_by: "c1".to_owned(),
+        group: "g".to_owned(),
+        version: 3,
+        term,
+        leader: None,
+        commit: 5,
+        members: vec![member(1, "127.0.0.1:1".to_owned())],
+    };
+    for index in 0..2 {
+        let view = view(4 + index as u64);
+        group.start(
+            index,
+            Arc::new(move |_, request| {
+                Some(match request {
+                    ClientRequest::Cluster => ClientReply::Cluster(Box::new(view.clone())),
+                    _ => not_leader(None),
+                })
+            }),
+        );
+    }
+    let mut client = group.client();
+    // The one that knows more counts.
+    assert_eq!(client.cluster().await.unwrap(), view(5));
+    let setback = client.try_ask(&REQUEST).await.unwrap_err();
+    client.set_patience(Duration::ZERO);
+    let Some(long_ago) = Instant::now().checked_sub(GROUP_PATIENCE) else {
+        // A machine that was started a moment ago.
+        return;
+    };
+    let failure = client.wait_or_fail(setback, long_ago).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Unreachable);
+    assert!(
+        failure.message.contains("no coordinator leads"),
+        "{failure}"
+    );
+}
+
+// Claim: the leader is asked about the group, whoever answers first. Method: a follower that knows
+// the leader's address.
+#[tokio::test]
+async fn the_leader_tells_about_the_group() {
+    let group = Group::new(2);
+    let view = |answered_by: &str, leader: String| ClusterView {
+        answered_by: answered_by.to_owned(),
+        group: "g".to_owned(),
+        version: 3,
+        term: 4,
+        leader: Some(2),
+        commit: 5,
+        members: vec![member(1, String::new()), member(2, leader)],
+    };
+    let leader = group.start(
+        1,
+        Arc::new(move |_, _| {
+            let view = view("c2", String::new());
+            Some(ClientReply::Cluster(Box::new(view)))
+        }),
+    );
+    group.start(
+        0,
+        Arc::new(move |_, _| {
+            let view = view("c1", leader.to_string());
+            Some(ClientReply::Cluster(Box::new(view)))
+        }),
+    );
+    let view = group.client().cluster().await.unwrap();
+    assert!(is_told_by_leader(&view), "{view:?}");
+}

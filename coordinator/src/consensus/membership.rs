@@ -1,0 +1,189 @@
+//! The next change of membership: from what is in force to what is wanted, one node at a time.
+//!
+//! - `MEMBER-1`: a node votes only after it has caught up as a learner.
+//! - `MEMBER-2`: voters change through a joint configuration, which whoever leads leaves.
+//! - `MEMBER-3`: no change begins before the last one is applied; none removes the last voter.
+
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
+};
+use std::collections::BTreeMap;
+
+/// What the replicated state wants of a node; nodes without a goal shall leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Goal {
+    /// Its process has taken its id for good, so it may vote once it has caught up.
+    pub may_vote: bool,
+}
+
+/// What a leader does next about the membership.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Next {
+    /// Nothing.
+    Settled,
+    /// Propose this.
+    Change(ConfChangeV2),
+    /// This node shall leave: somebody else must lead first.
+    HandOver,
+}
+
+/// Decides it for the leader `id`; `has_caught_up` says so of a learner.
+pub(super) fn next(
+    id: u64,
+    goals: &BTreeMap<u64, Goal>,
+    now: &ConfState,
+    has_caught_up: impl Fn(u64) -> bool,
+) -> Next {
+    let is_joint = !now.voters_outgoing.is_empty() || !now.learners_next.is_empty();
+    if is_joint {
+        return Next::Change(ConfChangeV2::default());
+    }
+    // Before the replicated state says who belongs, nobody is sent away.
+    if goals.is_empty() {
+        return Next::Settled;
+    }
+    let unwanted = |nodes: &[u64]| {
+        nodes
+            .iter()
+            .copied()
+            .filter(|node| !goals.contains_key(node))
+            .min()
+    };
+    if let Some(node) = unwanted(&now.learners) {
+        return change(node, ConfChangeType::RemoveNode);
+    }
+    let ready = now.learners.iter().copied().find(|&node| {
+        let may_vote = goals.get(&node).is_some_and(|goal| goal.may_vote);
+        may_vote && has_caught_up(node)
+    });
+    if let Some(node) = ready {
+        return change(node, ConfChangeType::AddNode);
+    }
+    if let Some(node) = unwanted(&now.voters)
+        && now.voters.len() > 1
+    {
+        return match node == id {
+            true => Next::HandOver,
+            false => change(node, ConfChangeType::RemoveNode),
+        };
+    }
+    let absent = goals
+        .keys()
+        .copied()
+        .find(|node| !now.voters.contains(node) && !now.learners.contains(node));
+    match absent {
+        Some(node) if now.learners.is_empty() => change(node, ConfChangeType::AddLearnerNode),
+        _ => Next::Settled,
+    }
+}
+
+fn change(node: u64, kind: ConfChangeType) -> Next {
+    let mut single = ConfChangeSingle {
+        node_id: node,
+        ..ConfChangeSingle::default()
+    };
+    single.set_change_type(kind);
+    let mut change = ConfChangeV2 {
+        changes: vec![single],
+        ..ConfChangeV2::default()
+    };
+    // Learners do not vote, so their coming and going needs no joint configuration; but one that is
+    // removed may be a voter by then.
+    change.set_transition(match kind {
+        ConfChangeType::AddLearnerNode => ConfChangeTransition::Auto,
+        ConfChangeType::AddNode | ConfChangeType::RemoveNode => ConfChangeTransition::Explicit,
+    });
+    Next::Change(change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conf(voters: &[u64], learners: &[u64]) -> ConfState {
+        ConfState {
+            voters: voters.to_vec(),
+            learners: learners.to_vec(),
+            ..ConfState::default()
+        }
+    }
+
+    fn goals(nodes: &[u64]) -> BTreeMap<u64, Goal> {
+        let goal = Goal { may_vote: true };
+        nodes.iter().map(|&node| (node, goal)).collect()
+    }
+
+    fn step(next: &Next) -> Option<(u64, ConfChangeType, ConfChangeTransition)> {
+        let Next::Change(change) = next else {
+            return None;
+        };
+        let single = change.changes.first()?;
+        Some((single.node_id, single.change_type(), change.transition()))
+    }
+
+    // Claim: a node is added as a learner, votes only when it has caught up and may, through a
+    // joint configuration, which is left by an empty change; two wait for each other.
+    // Method: one goal more than there are voters; each answer is taken as applied.
+    #[test]
+    fn nodes_join_one_by_one() {
+        let goals = goals(&[1, 2, 3]);
+        let never = |_| false;
+        let always = |_| true;
+        let first = next(1, &goals, &conf(&[1], &[]), never);
+        assert_eq!(
+            step(&first),
+            Some((
+                2,
+                ConfChangeType::AddLearnerNode,
+                ConfChangeTransition::Auto
+            ))
+        );
+        assert_eq!(next(1, &goals, &conf(&[1], &[2]), never), Next::Settled);
+        let second = next(1, &goals, &conf(&[1], &[2]), always);
+        assert_eq!(
+            step(&second),
+            Some((2, ConfChangeType::AddNode, ConfChangeTransition::Explicit))
+        );
+        let joint = ConfState {
+            voters: vec![1, 2],
+            voters_outgoing: vec![1],
+            ..ConfState::default()
+        };
+        assert_eq!(
+            next(2, &goals, &joint, always),
+            Next::Change(ConfChangeV2::default())
+        );
+        let third = next(1, &goals, &conf(&[1, 2], &[]), always);
+        assert_eq!(step(&third).map(|(node, ..)| node), Some(3));
+        let done = next(1, &goals, &conf(&[1, 2, 3], &[]), always);
+        assert_eq!(done, Next::Settled);
+        let mut waits = goals.clone();
+        waits.insert(2, Goal { may_vote: false });
+        assert_eq!(next(1, &waits, &conf(&[1], &[2]), always), Next::Settled);
+    }
+
+    // Claim: whoever has no goal leaves, the leader only after it has handed over, and the last
+    // voter never; without goals nothing happens.
+    // Method: goals without each of the nodes.
+    #[test]
+    fn nodes_leave() {
+        let all = conf(&[1, 2, 3], &[]);
+        let gone = next(1, &goals(&[1, 3]), &all, |_| true);
+        assert_eq!(
+            step(&gone),
+            Some((
+                2,
+                ConfChangeType::RemoveNode,
+                ConfChangeTransition::Explicit
+            ))
+        );
+        assert_eq!(next(2, &goals(&[1, 3]), &all, |_| true), Next::HandOver);
+        assert_eq!(
+            next(1, &goals(&[7]), &conf(&[1], &[7]), |_| false),
+            Next::Settled
+        );
+        assert_eq!(next(1, &goals(&[]), &all, |_| true), Next::Settled);
+        let learner = next(1, &goals(&[1]), &conf(&[1], &[4]), |_| true);
+        assert_eq!(step(&learner).map(|(node, ..)| node), Some(4));
+    }
+}

@@ -1,0 +1,208 @@
+//! The group as a coordinator knows it: who leads, how the members are, which records all read.
+
+use super::proposals::Waiter;
+use super::{Action, Leader};
+use crate::consensus::PeerProgress;
+use crate::scheduler::{ConnectionId, Now};
+use crate::state::Command;
+use evoring_protocol::client::{ClusterView, LeaderHint, MemberRole, MemberView};
+use evoring_protocol::peer::PeerHealth;
+use evoring_protocol::worker::WorkerCommand;
+use raft::eraftpb::ConfState;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a member told is out of date after this, for the version of the records.
+const HEALTH_MS: u64 = 5_000;
+
+/// How the group stands, from consensus.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GroupReport {
+    /// The current term.
+    pub term: u64,
+    /// The committed index.
+    pub commit: u64,
+    /// Index of this node's last entry.
+    pub last: u64,
+    /// The membership in force.
+    pub membership: ConfState,
+    /// Where the others stand, from a leader.
+    pub progress: BTreeMap<u64, PeerProgress>,
+}
+
+/// Soft knowledge about the group.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub report: GroupReport,
+    leader: Option<u64>,
+    health: BTreeMap<u64, (u64, PeerHealth)>,
+    problems: BTreeMap<u64, String>,
+    /// Members whose joining is proposed in this term.
+    joining: BTreeMap<u64, u64>,
+    version_proposed: u16,
+}
+
+impl Group {
+    pub(super) fn heard(&mut self, id: u64, health: PeerHealth, now: Now) {
+        self.health.insert(id, (now.mono_ms, health));
+    }
+
+    pub(super) fn contact(&mut self, id: u64, problem: Option<String>) {
+        match problem {
+            Some(problem) => self.problems.insert(id, problem),
+            None => self.problems.remove(&id),
+        };
+    }
+}
+
+impl Leader {
+    /// Whether this node certainly does not lead; alone in its group it only has not started to.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.leads.is_none() && self.state.members().len() > 1
+    }
+
+    /// Nodes of the membership in force, as of the last report; empty before the first.
+    pub fn nodes(&self) -> BTreeSet<u64> {
+        let membership = &self.group.report.membership;
+        let lists = [
+            &membership.voters,
+            &membership.voters_outgoing,
+            &membership.learners,
+            &membership.learners_next,
+        ];
+        lists.into_iter().flatten().copied().collect()
+    }
+
+    /// Whether another coordinator is known to lead.
+    pub fn knows_leader(&self) -> bool {
+        self.group.leader.is_some_and(|id| id != self.config.id)
+    }
+
+    pub(super) fn leader_hint(&self) -> Option<LeaderHint> {
+        let id = self.group.leader.filter(|id| *id != self.config.id)?;
+        let member = self.state.members().get(&id)?;
+        Some(LeaderHint {
+            name: member.name.clone(),
+            address: member.address.clone(),
+        })
+    }
+
+    pub(super) fn leader_changed(&mut self, leader: Option<u64>) {
+        self.group.leader = leader;
+        if leader.is_some_and(|id| id != self.config.id) {
+            for connection in std::mem::take(&mut self.early).into_keys() {
+                self.send_elsewhere(connection, "another coordinator leads");
+            }
+        }
+    }
+
+    /// Ends a worker's connection, and says who leads.
+    pub(super) fn send_elsewhere(&mut self, connection: ConnectionId, reason: &str) {
+        let leader = self.leader_hint();
+        self.out.push(Action::Send {
+            connection,
+            command: WorkerCommand::NotLeader { leader },
+        });
+        self.out.push(Action::Close {
+            connection,
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// A member's process has taken its id; it may vote once that is replicated.
+    pub(super) fn joined(&mut self, id: u64, now: Now) {
+        let Some(term) = self.leads.filter(|_| self.scheduler.is_some()) else {
+            return;
+        };
+        let waits = self.state.members().get(&id).is_some_and(|m| !m.has_joined);
+        if waits && self.group.joining.insert(id, term) != Some(term) {
+            self.proposals
+                .add(Command::MemberJoined { id }, Waiter::Nobody, now);
+        }
+    }
+
+    /// A leader that listens elsewhere than the group knows says so.
+    pub(super) fn record_own_address(&mut self, now: Now) {
+        let Some(member) = self.state.members().get(&self.config.id) else {
+            return;
+        };
+        if member.address != self.config.address {
+            let (name, address) = (member.name.clone(), self.config.address.clone());
+            self.proposals
+                .add(Command::AddMember { name, address }, Waiter::Nobody, now);
+        }
+    }
+
+    /// Raises the version of the records once every member has said that it reads it (`GROUP-2`).
+    pub(super) fn raise_version(&mut self, now: Now) {
+        if self.scheduler.is_none() || self.state.members().is_empty() {
+            return;
+        }
+        let reads = |id: &u64| {
+            if *id == self.config.id {
+                return Some(self.state.reads());
+            }
+            let (heard_ms, health) = self.group.health.get(id)?;
+            (now.mono_ms - heard_ms <= HEALTH_MS).then_some(health.version)
+        };
+        let all: Option<Vec<u16>> = self.state.members().keys().map(reads).collect();
+        let Some(version) = all.and_then(|versions| versions.into_iter().min()) else {
+            return;
+        };
+        if version > self.state.version() && version != self.group.version_proposed {
+            self.group.version_proposed = version;
+            self.proposals
+                .add(Command::RaiseVersion { version }, Waiter::Nobody, now);
+        }
+    }
+
+    /// The group for people.
+    pub(super) fn cluster(&self, now: Now) -> ClusterView {
+        let report = &self.group.report;
+        let mut members: BTreeMap<u64, MemberView> = BTreeMap::new();
+        for (&id, member) in self.state.members() {
+            members.insert(id, self.member_view(id, &member.name, &member.address, now));
+        }
+        let conf = &report.membership;
+        for &id in conf.voters.iter().chain(&conf.learners) {
+            members
+                .entry(id)
+                .or_insert_with(|| self.member_view(id, "", "", now));
+        }
+        ClusterView {
+            answered_by: self.config.name.clone(),
+            group: self.state.group().to_string(),
+            version: self.state.version(),
+            term: report.term,
+            leader: self.group.leader,
+            commit: report.commit,
+            members: members.into_values().collect(),
+        }
+    }
+
+    fn member_view(&self, id: u64, name: &str, address: &str, now: Now) -> MemberView {
+        let report = &self.group.report;
+        let is_wanted = self.state.members().contains_key(&id);
+        let role = match () {
+            () if !is_wanted => MemberRole::Leaving,
+            () if self.group.leader == Some(id) => MemberRole::Leader,
+            () if report.membership.voters.contains(&id) => MemberRole::Voter,
+            () if report.membership.learners.contains(&id) => MemberRole::Learner,
+            () => MemberRole::Joining,
+        };
+        let matched = match id == self.config.id {
+            true => Some(report.last),
+            false => report.progress.get(&id).map(|progress| progress.matched),
+        };
+        let health = self.group.health.get(&id);
+        MemberView {
+            id,
+            name: name.to_owned(),
+            address: address.to_owned(),
+            role,
+            matched,
+            health: health.map(|(_, health)| health.clone()),
+            heard_ms: health.map(|(heard_ms, _)| now.mono_ms.saturating_sub(*heard_ms)),
+            problem: self.group.problems.get(&id).cloned(),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Connections that other coordinators made to this one.
+
+use super::super::leader_thread::{Inbox, Message, Standing};
+use super::super::member_file::Membership;
+use super::super::raft_thread::{Input, RaftSender};
+use crate::leader;
+use evoring_protocol::Digest;
+use evoring_protocol::limits::{BLOB_CHUNK_BYTES, SNAPSHOT_BYTES};
+use evoring_protocol::peer::{PeerHello, PeerMessage, PeerRefusal, PeerReply, RAFT_MESSAGE_BYTES};
+use evoring_protocol::transport::{Connection, Receiver, Sender, TransportError};
+use prost::Message as _;
+use raft::eraftpb;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The first message of a connection comes within this time.
+const HELLO: Duration = Duration::from_secs(5);
+/// A refused coordinator has this long to read why.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Who is let in, and whom its messages go to.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Doorkeeper {
+    pub own: Membership,
+    pub standing: watch::Receiver<Arc<Standing>>,
+    pub raft: RaftSender,
+    pub inbox: Inbox,
+}
+
+/// Serves a coordinator's connection until it ends.
+pub(in super::super) async fn serve(
+    connection: Connection,
+    door: Doorkeeper,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let served = async {
+        let (mut sender, mut receiver) = connection.accept().await?;
+        let first = tokio::time::timeout(HELLO, receiver.receive::<PeerMessage>()).await;
+        let hello = match first {
+            Ok(Ok(Some(PeerMessage::Hello(hello) | PeerMessage::Join(hello)))) => hello,
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(_)) | Err(_) => {
+                connection.close("a coordinator must say hello first");
+                return Ok(());
+            }
+        };
+        if let Err((refusal, message)) = door.admits(&connection.peer().name, &hello) {
+            tracing::warn!(peer = %connection.peer(), from = hello.from, message, "a coordinator is refused");
+            return refuse(&connection, sender, refusal, message).await;
+        }
+        sender.send(&PeerReply::Welcome).await?;
+        let (from, address) = (hello.from, hello.address);
+        door.raft.send(Input::Address { id: from, address });
+        let mut standing = door.standing.clone();
+        tokio::select! {
+            biased;
+            _ = standing.wait_for(|standing| standing.was_removed(from)) => {
+                // It may never have heard of that; when it says hello again, it is told.
+                connection.close("this member was removed from the group");
+                Ok(())
+            }
+            outcome = door.listen(from, receiver) => outcome,
+            outcome = door.snapshots(from, &connection) => outcome,
+        }
+    };
+    let outcome = tokio::select! {
+        biased;
+        _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
+        outcome = served => outcome,
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(peer = %connection.peer(), %error, "a coordinator's connection ended");
+    }
+}
+
+async fn refuse(
+    connection: &Connection,
+    mut sender: Sender,
+    refusal: PeerRefusal,
+    message: String,
+) -> Result<(), TransportError> {
+    let reply = PeerReply::Refused {
+        refusal,
+        message: message.clone(),
+    };
+    sender.send(&reply).await?;
+    sender.finish();
+    // Its own side closes when it has read it.
+    let _ = tokio::time::timeout(FAREWELL, connection.closed()).await;
+    connection.close(&message);
+    Ok(())
+}
+
+impl Doorkeeper {
+    /// Whether a coordinator of this certificate may say this hello (`PEER-1`, `PEER-2`).
+    fn admits(&self, name: &str, hello: &PeerHello) -> Result<(), (PeerRefusal, String)> {
+        let own = self.own;
+        if hello.group != own.group {
+            let message = format!(
+                "this coordinator belongs to the group {}, not to {}",
+                own.group, hello.group
+            );
+            return Err((PeerRefusal::OtherGroup, message));
+        }
+        if hello.to != own.id {
+            let message = format!(
+                "this coordinator is member {}, not {}: the other one's disk was lost; remove member {} \
+                 and add the process at that address anew",
+                own.id, hello.to, hello.to
+            );
+            return Err((PeerRefusal::WrongId, message));
+        }
+        let standing = self.standing.borrow();
+        if standing.was_removed(hello.from) {
+            let message = format!("member {} was removed from the group", hello.from);
+            return Err((PeerRefusal::Removed, message));
+        }
+        match standing.members.get(&hello.from) {
+            Some(member) if member.name != name => {
+                let message = format!(
+                    "member {} is {}, but the certificate is {name}'s",
+                    hello.from, member.name
+                );
+                Err((PeerRefusal::WrongName, message))
+            }
+            // One that this coordinator, being behind, has not heard of yet.
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Takes the messages of the connection's first stream.
+    async fn listen(&self, from: u64, mut receiver: Receiver) -> Result<(), TransportError> {
+        while let Some(message) = receiver.receive::<PeerMessage>().await? {
+            match message {
+                PeerMessage::Raft(messages) => {
+                    for bytes in messages {
+                        self.raft_message(from, &bytes);
+                    }
+                }
+                PeerMessage::Health(health) => {
+                    let event = leader::Event::Health { id: from, health };
+                    self.inbox.send(Message::Event(event)).await;
+                }
+                other => tracing::warn!(from, ?other, "unexpected from a coordinator"),
+            }
+        }
+        Ok(())
+    }
+
+    fn raft_message(&self, from: u64, bytes: &[u8]) {
+        if let Some(message) = decoded(from, bytes) {
+            if message
+                .snapshot
+                .as_ref()
+                .is_some_and(|snapshot| !snapshot.is_empty())
+            {
+                tracing::warn!(from, "a snapshot came without its stream");
+                return;
+            }
+            self.raft.peer(from, message, bytes.len());
+        }
+    }
+
+    /// Takes the snapshots of the connection's other streams, one after the other.
+    async fn snapshots(&self, from: u64, connection: &Connection) -> Result<(), TransportError> {
+        loop {
+            let (mut sender, mut receiver) = connection.accept().await?;
+            let reply = match self.snapshot(from, &mut receiver).await? {
+                Ok(()) => PeerReply::SnapshotTaken,
+                Err(message) => {
+                    tracing::warn!(from, message, "a snapshot is not taken");
+                    let refusal = PeerRefusal::NotReady;
+                    PeerReply::Refused { refusal, message }
+                }
+            };
+            sender.send(&reply).await?;
+            sender.finish();
+        }
+    }
+
+    async fn snapshot(
+        &self,
+        from: u64,
+        receiver: &mut Receiver,
+    ) -> Result<Result<(), String>, TransportError> {
+        let Some(PeerMessage::SnapshotStart {
+            message,
+            bytes,
+            digest,
+        }) = receiver.receive().await?
+        else {
+            return Ok(Err("a snapshot's stream begins with its size".to_owned()));
+        };
+        if bytes > SNAPSHOT_BYTES {
+            let message =
+                format!("a snapshot of {bytes} bytes, at most {SNAPSHOT_BYTES} are taken");
+            return Ok(Err(message));
+        }
+        let Some(mut message) = decoded(from, &message) else {
+            return Ok(Err("Raft's message is malformed".to_owned()));
+        };
+        let mut state = Vec::new();
+        while let Some(piece) = receiver.receive::<PeerMessage>().await? {
+            let PeerMessage::SnapshotChunk(chunk) = piece else {
+                return Ok(Err("expected a piece of the snapshot".to_owned()));
+            };
+            let length = (state.len() + chunk.len()) as u64;
+            if chunk.len() > BLOB_CHUNK_BYTES || length > bytes {
+                return Ok(Err(format!("{length} bytes, expected {bytes}")));
+            }
+            state.extend_from_slice(&chunk);
+        }
+        if state.len() as u64 != bytes || Digest::of(&state) != digest {
+            return Ok(Err(format!(
+                "{} bytes with another digest, expected {bytes} with {digest}",
+                state.len()
+            )));
+        }
+        let size = state.len();
+        if let Some(snapshot) = &mut message.snapshot {
+            snapshot.data = state;
+        }
+        self.raft.peer(from, message, size);
+        Ok(Ok(()))
+    }
+}
+
+/// A message of Raft, if it is one.
+fn decoded(from: u64, bytes: &[u8]) -> Option<eraftpb::Message> {
+    if bytes.len() > RAFT_MESSAGE_BYTES {
+        tracing::warn!(from, bytes = bytes.len(), "a message of Raft is too large");
+        return None;
+    }
+    match eraftpb::Message::decode(bytes) {
+        Ok(message) => Some(message),
+        Err(error) => {
+            tracing::warn!(from, %error, "a message of Raft is malformed");
+            None
+        }
+    }
+}

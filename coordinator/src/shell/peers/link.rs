@@ -1,0 +1,345 @@
+//! The connection that this coordinator made to one other.
+
+use super::super::leader_thread::Message;
+use super::super::raft_thread::Input;
+use super::{Common, QUEUE};
+use crate::consensus;
+use crate::leader;
+use evoring_protocol::Digest;
+use evoring_protocol::limits::BLOB_CHUNK_BYTES;
+use evoring_protocol::peer::{
+    PeerHealth, PeerHello, PeerMessage, PeerRefusal, PeerReply, RAFT_MESSAGES,
+};
+use evoring_protocol::transport::{Connection, Role, Sender, TransportError};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+/// An attempt to connect takes at most this long.
+const CONNECT: Duration = Duration::from_secs(1);
+/// The other side answers a hello within this time.
+const ANSWER: Duration = Duration::from_secs(2);
+/// Pauses between attempts double up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// What this process is like is told this often.
+const HEALTH: Duration = Duration::from_millis(500);
+/// Bytes of Raft's messages in one frame.
+const FRAME_BYTES: usize = 1 << 20;
+/// A snapshot that takes longer has not arrived.
+const SNAPSHOT: Duration = Duration::from_secs(300);
+
+/// What goes to another coordinator.
+#[derive(Debug)]
+pub(in super::super) enum Outgoing {
+    /// An encoded message of Raft.
+    Raft(Vec<u8>),
+    /// A snapshot: Raft's message and the state.
+    Snapshot {
+        /// Encoded, without the state.
+        message: Vec<u8>,
+        /// The state.
+        state: Vec<u8>,
+    },
+}
+
+/// A link; dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Link {
+    queue: mpsc::Sender<Outgoing>,
+    name: Option<String>,
+    address: String,
+    has_joined: bool,
+    task: AbortHandle,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Link {
+    pub(super) fn start(
+        common: Common,
+        to: u64,
+        name: Option<String>,
+        address: String,
+        has_joined: bool,
+        health: watch::Receiver<Option<PeerHealth>>,
+    ) -> Self {
+        let (queue, outgoing) = mpsc::channel(QUEUE);
+        let runtime = common.runtime.clone();
+        let task = Task {
+            common,
+            to,
+            name: name.clone(),
+            address: address.clone(),
+            has_joined,
+            outgoing,
+            health,
+            told: None,
+        };
+        Self {
+            queue,
+            name,
+            address,
+            has_joined,
+            task: runtime.spawn(task.run()).abort_handle(),
+        }
+    }
+
+    pub(super) fn is_to(&self, name: &Option<String>, address: &str, has_joined: bool) -> bool {
+        self.name == *name && self.address == address && self.has_joined == has_joined
+    }
+
+    pub(super) fn send(&self, outgoing: Outgoing) -> bool {
+        self.queue.try_send(outgoing).is_ok()
+    }
+}
+
+struct Task {
+    common: Common,
+    to: u64,
+    name: Option<String>,
+    address: String,
+    has_joined: bool,
+    outgoing: mpsc::Receiver<Outgoing>,
+    health: watch::Receiver<Option<PeerHealth>>,
+    /// The problem that the leader thread was told last.
+    told: Option<String>,
+}
+
+/// Why a connection came to nothing.
+enum Failure {
+    Transport(TransportError),
+    Refused(PeerRefusal, String),
+    Other(String),
+}
+
+impl From<TransportError> for Failure {
+    fn from(error: TransportError) -> Self {
+        Self::Transport(error)
+    }
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.connect().await {
+                Ok((connection, sender)) => {
+                    pause = FIRST_PAUSE;
+                    self.told(None).await;
+                    let error = self.talk(&connection, sender).await;
+                    tracing::info!(to = self.to, address = %self.address, %error, "lost a coordinator");
+                    self.lost();
+                }
+                Err(failure) => {
+                    let problem = match failure {
+                        Failure::Refused(PeerRefusal::Removed, _) => {
+                            self.common.raft.send(Input::Removed);
+                            return;
+                        }
+                        Failure::Refused(_, message) | Failure::Other(message) => message,
+                        Failure::Transport(error) => error.to_string(),
+                    };
+                    self.told(Some(problem)).await;
+                }
+            }
+            // What waits for a coordinator that is away is out of date when it is back.
+            while let Ok(outgoing) = self.outgoing.try_recv() {
+                self.dropped(&outgoing);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn lost(&self) {
+        let id = self.to;
+        let event = consensus::Event::Unreachable { id };
+        self.common.raft.send(Input::Core(event));
+    }
+
+    fn dropped(&self, outgoing: &Outgoing) {
+        if matches!(outgoing, Outgoing::Snapshot { .. }) {
+            self.snapshot_sent(false);
+        }
+    }
+
+    fn snapshot_sent(&self, arrived: bool) {
+        let to = self.to;
+        let event = consensus::Event::SnapshotSent { to, arrived };
+        self.common.raft.send(Input::Core(event));
+    }
+
+    /// Tells the leader thread, for people, when something changes.
+    async fn told(&mut self, problem: Option<String>) {
+        if self.told != problem {
+            if let Some(problem) = &problem {
+                tracing::warn!(to = self.to, address = %self.address, problem, "no way to a coordinator");
+            }
+            self.told = problem.clone();
+            let id = self.to;
+            let event = leader::Event::Contact { id, problem };
+            self.common.inbox.send(Message::Event(event)).await;
+        }
+    }
+
+    /// A connection on which the other side has welcomed this one.
+    async fn connect(&self) -> Result<(Connection, Sender), Failure> {
+        let address = self.resolve().await.map_err(Failure::Other)?;
+        let connector = &self.common.connector;
+        let connection = connector
+            .connect_within(CONNECT, address, Role::Coordinator)
+            .await?;
+        if let Some(name) = &self.name
+            && connection.peer().name != *name
+        {
+            let got = connection.peer().name.clone();
+            connection.close("another coordinator was expected here");
+            return Err(Failure::Other(format!(
+                "at {} is coordinator {got}, expected {name}",
+                self.address
+            )));
+        }
+        let (mut sender, mut receiver) = connection.open().await?;
+        let hello = PeerHello {
+            group: self.common.group,
+            from: self.common.id,
+            to: self.to,
+            address: self.common.address.clone(),
+        };
+        let first = match self.has_joined {
+            true => PeerMessage::Hello(hello),
+            false => PeerMessage::Join(hello),
+        };
+        sender.send(&first).await?;
+        let reply = tokio::time::timeout(ANSWER, receiver.receive::<PeerReply>()).await;
+        match reply {
+            Ok(Ok(Some(PeerReply::Welcome))) => {}
+            Ok(Ok(Some(PeerReply::Refused { refusal, message }))) => {
+                return Err(Failure::Refused(refusal, message));
+            }
+            Ok(Err(error)) => return Err(error.into()),
+            Ok(Ok(_)) | Err(_) => return Err(Failure::Other("no answer to the hello".to_owned())),
+        }
+        if !self.has_joined {
+            let event = leader::Event::Joined { id: self.to };
+            self.common.inbox.send(Message::Event(event)).await;
+        }
+        Ok((connection, sender))
+    }
+
+    async fn resolve(&self) -> Result<SocketAddr, String> {
+        let failed = |reason: String| format!("address {}: {reason}", self.address);
+        let mut found = tokio::net::lookup_host(&self.address)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        found.next().ok_or_else(|| failed("not known".to_owned()))
+    }
+
+    /// Sends what comes until the connection is lost.
+    async fn talk(&mut self, connection: &Connection, sender: Sender) -> TransportError {
+        let (frames, writer) = sender.into_queue::<PeerMessage>(4);
+        let mut health = tokio::time::interval(HEALTH);
+        loop {
+            let frame = tokio::select! {
+                biased;
+                error = connection.closed() => return error,
+                () = frames.closed() => break,
+                _ = health.tick() => match self.health.borrow().clone() {
+                    Some(health) => PeerMessage::Health(health),
+                    None => continue,
+                },
+                outgoing = self.outgoing.recv() => match outgoing {
+                    Some(Outgoing::Raft(message)) => self.raft_frame(connection, message),
+                    Some(Outgoing::Snapshot { message, state }) => {
+                        self.start_snapshot(connection, message, state);
+                        continue;
+                    }
+                    None => std::future::pending().await,
+                },
+            };
+            // The writer waits for the network; so does this, and the queue behind it overflows.
+            if frames.send(frame).await.is_err() {
+                break;
+            }
+        }
+        drop(frames);
+        match writer.await {
+            Ok(Err(error)) => error,
+            _ => connection.closed().await,
+        }
+    }
+
+    /// A frame with this message and those that wait behind it.
+    fn raft_frame(&mut self, connection: &Connection, first: Vec<u8>) -> PeerMessage {
+        let mut bytes = first.len();
+        let mut messages = vec![first];
+        while messages.len() < RAFT_MESSAGES && bytes < FRAME_BYTES {
+            match self.outgoing.try_recv() {
+                Ok(Outgoing::Raft(message)) => {
+                    bytes += message.len();
+                    messages.push(message);
+                }
+                Ok(Outgoing::Snapshot { message, state }) => {
+                    self.start_snapshot(connection, message, state);
+                }
+                Err(_) => break,
+            }
+        }
+        PeerMessage::Raft(messages)
+    }
+
+    /// Sends a snapshot on a stream of its own.
+    fn start_snapshot(&self, connection: &Connection, message: Vec<u8>, state: Vec<u8>) {
+        let (connection, raft, to) = (connection.clone(), self.common.raft.clone(), self.to);
+        self.common.runtime.spawn(async move {
+            let bytes = state.len();
+            let sent = tokio::time::timeout(SNAPSHOT, send_snapshot(&connection, message, state));
+            let arrived = match sent.await {
+                Ok(Ok(())) => true,
+                Ok(Err(error)) => {
+                    tracing::warn!(to, bytes, error, "a snapshot did not arrive");
+                    false
+                }
+                Err(_) => {
+                    tracing::warn!(to, bytes, "a snapshot took longer than {SNAPSHOT:?}");
+                    false
+                }
+            };
+            raft.send(Input::Core(consensus::Event::SnapshotSent { to, arrived }));
+        });
+    }
+}
+
+async fn send_snapshot(
+    connection: &Connection,
+    message: Vec<u8>,
+    state: Vec<u8>,
+) -> Result<(), String> {
+    let failed = |error: TransportError| error.to_string();
+    let (mut sender, mut receiver) = connection.open().await.map_err(failed)?;
+    let digest = Digest::of(&state);
+    let bytes = state.len() as u64;
+    let start = PeerMessage::SnapshotStart {
+        message,
+        bytes,
+        digest,
+    };
+    sender.send(&start).await.map_err(failed)?;
+    for chunk in state.chunks(BLOB_CHUNK_BYTES) {
+        let chunk = PeerMessage::SnapshotChunk(chunk.to_vec());
+        sender.send(&chunk).await.map_err(failed)?;
+    }
+    sender.finish();
+    match receiver.receive::<PeerReply>().await {
+        Ok(Some(PeerReply::SnapshotTaken)) => Ok(()),
+        Ok(Some(PeerReply::Refused { message, .. })) => Err(message),
+        Ok(other) => Err(format!("expected an answer, got {other:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}

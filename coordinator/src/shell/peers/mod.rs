@@ -1,0 +1,117 @@
+//! Connections between coordinators. Each keeps one to every other member and only speaks on those
+//! that it made; what it hears comes on those that others made.
+//!
+//! - `PEER-1`: a message of Raft counts as its connection's, whose certificate names the member.
+//! - `PEER-2`: a process answers to its own id alone: whoever lost its disk has none (see
+//!   [`super::member_file`]).
+
+mod incoming;
+mod link;
+
+pub(super) use incoming::{Doorkeeper, serve};
+pub(super) use link::Outgoing;
+
+use super::leader_thread::Inbox;
+use super::raft_thread::RaftSender;
+use crate::state::Member;
+use evoring_protocol::peer::{GroupId, PeerHealth};
+use evoring_protocol::transport::Connector;
+use link::Link;
+use std::collections::BTreeMap;
+use tokio::sync::watch;
+
+/// Messages that wait for one coordinator; more are dropped, as a network may.
+const QUEUE: usize = 1_024;
+
+/// What all links share.
+#[derive(Debug, Clone)]
+pub(super) struct Common {
+    pub connector: Connector,
+    pub group: GroupId,
+    pub id: u64,
+    /// Where this process listens, as others reach it.
+    pub address: String,
+    pub raft: RaftSender,
+    pub inbox: Inbox,
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// The links to all other members.
+#[derive(Debug)]
+pub(super) struct Links {
+    common: Common,
+    links: BTreeMap<u64, Link>,
+    /// Addresses of coordinators that are not known as members here yet.
+    hints: BTreeMap<u64, String>,
+    health: watch::Sender<Option<PeerHealth>>,
+}
+
+impl Links {
+    pub(super) fn new(common: Common) -> Self {
+        Self {
+            common,
+            links: BTreeMap::new(),
+            hints: BTreeMap::new(),
+            health: watch::channel(None).0,
+        }
+    }
+
+    /// Sends if there is room.
+    pub(super) fn send(&mut self, to: u64, outgoing: Outgoing) -> bool {
+        if !self.links.contains_key(&to)
+            && let Some(address) = self.hints.get(&to).cloned()
+        {
+            self.start(to, None, address, true);
+        }
+        self.links.get(&to).is_some_and(|link| link.send(outgoing))
+    }
+
+    /// Notes where a coordinator says that it listens: this node may be behind and not know it.
+    pub(super) fn hint(&mut self, id: u64, address: String) {
+        const HINTS: usize = 2 * evoring_protocol::limits::MEMBERS;
+        if id != self.common.id && (self.hints.len() < HINTS || self.hints.contains_key(&id)) {
+            self.hints.insert(id, address);
+        }
+    }
+
+    /// Links these; others stay until [`Links::retain`].
+    pub(super) fn set_members(&mut self, members: &BTreeMap<u64, Member>) {
+        for (&id, member) in members {
+            if id == self.common.id {
+                continue;
+            }
+            let (name, address) = (Some(member.name.clone()), member.address.clone());
+            let is_known = self
+                .links
+                .get(&id)
+                .is_some_and(|link| link.is_to(&name, &address, member.has_joined));
+            if !is_known {
+                self.start(id, name, address, member.has_joined);
+            }
+        }
+    }
+
+    /// Ends the links to coordinators that belong neither to the group nor to its membership in
+    /// force: until then they must hear that they are leaving.
+    pub(super) fn retain(&mut self, is_wanted: impl Fn(u64) -> bool) {
+        self.links.retain(|&id, _| is_wanted(id));
+        self.hints.retain(|&id, _| is_wanted(id));
+    }
+
+    /// What this process tells of itself from now on.
+    pub(super) fn set_health(&self, health: &PeerHealth) {
+        self.health.send_replace(Some(health.clone()));
+    }
+
+    fn start(&mut self, id: u64, name: Option<String>, address: String, has_joined: bool) {
+        let link = Link::start(
+            self.common.clone(),
+            id,
+            name,
+            address,
+            has_joined,
+            self.health.subscribe(),
+        );
+        self.links.insert(id, link);
+    }
+}

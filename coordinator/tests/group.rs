@@ -1,0 +1,375 @@
+//! A group of real coordinator processes.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "real processes need clocks and threads"
+)]
+
+mod support;
+
+use evoring_protocol::client::{ClientReply, ClientRequest, ClusterView, MemberRole};
+use evoring_protocol::transport::{Connection, Connector, Role};
+use evoring_protocol::{JobId, SubmissionKey};
+use std::time::{Duration, Instant};
+use support::{Cluster, JOB, PATIENCE, Plan};
+
+/// Several coordinators of one authority; each has its own folder.
+struct Group(Vec<Cluster>);
+
+impl Group {
+    /// The first makes the group, the others are taken in one after the other.
+    async fn start(size: usize) -> Self {
+        let mut clusters = vec![Cluster::start()];
+        for number in 2..=size {
+            let next = clusters[0].start_another(&format!("c{number}"));
+            clusters.push(next);
+        }
+        let group = Self(clusters);
+        for number in 2..=size {
+            group.add(number).await;
+        }
+        group
+    }
+
+    async fn add(&self, number: usize) {
+        let address = self.0[number - 1].address.to_string();
+        let name = format!("c{number}");
+        let request = ClientRequest::AddMember { name, address };
+        let ClientReply::MemberAdded { id } = self.ask(request).await else {
+            panic!("not added")
+        };
+        self.until(&format!("c{number} votes"), |view| {
+            let members = view.members.iter();
+            members
+                .filter(|m| m.id == id && matches!(m.role, MemberRole::Voter | MemberRole::Leader))
+                .count()
+                == 1
+        })
+        .await;
+    }
+
+    async fn connect(&self, at: usize) -> Option<Connection> {
+        let identity = self.0[0].identity(Role::Submitter, "tester");
+        let connector = Connector::new(&identity).unwrap();
+        let limit = Duration::from_millis(500);
+        connector
+            .connect_within(limit, self.0[at].address, Role::Coordinator)
+            .await
+            .ok()
+    }
+
+    /// Asks one coordinator.
+    async fn try_ask(&self, at: usize, request: &ClientRequest) -> Option<ClientReply> {
+        let connection = self.connect(at).await?;
+        let asked = async {
+            let (mut sender, mut receiver) = connection.open().await.ok()?;
+            sender.send(request).await.ok()?;
+            sender.finish();
+            receiver.receive::<ClientReply>().await.ok().flatten()
+        };
+        tokio::time::timeout(Duration::from_secs(3), asked)
+            .await
+            .ok()
+            .flatten()
+    }
+
+    /// Asks whoever leads.
+    async fn ask(&self, request: ClientRequest) -> ClientReply {
+        let began = Instant::now();
+        loop {
+            for at in 0..self.0.len() {
+                if !self.0[at].is_running() {
+                    continue;
+                }
+                match self.try_ask(at, &request).await {
+                    None | Some(ClientReply::NotLeader { .. }) => {}
+                    Some(ClientReply::Error(error)) if error.code.can_retry() => {}
+                    Some(reply) => return reply,
+                }
+            }
+            assert!(began.elapsed() < PATIENCE, "nobody answers {request:?}");
+        }
+    }
+
+    /// The leader's view.
+    async fn view(&self) -> Option<ClusterView> {
+        for at in 0..self.0.len() {
+            if !self.0[at].is_running() {
+                continue;
+            }
+            if let Some(ClientReply::Cluster(view)) =
+                self.try_ask(at, &ClientRequest::Cluster).await
+                && let Some(leader) = view.members.iter().find(|m| m.role == MemberRole::Leader)
+                && leader.name == view.answered_by
+            {
+                return Some(*view);
+            }
+        }
+        None
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn(&ClusterView) -> bool) -> ClusterView {
+        let began = Instant::now();
+        loop {
+            let view = self.view().await;
+            if let Some(view) = view.as_ref().filter(|view| condition(view)) {
+                return view.clone();
+            }
+            assert!(began.elapsed() < PATIENCE, "waited for: {what}; {view:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn leader(&self) -> usize {
+        let view = self.until("a leader", |_| true).await;
+        let number = view.answered_by.strip_prefix('c').unwrap();
+        number.parse::<usize>().unwrap() - 1
+    }
+
+    async fn submit(&self, number: u8) -> JobId {
+        let request = ClientRequest::Submit {
+            key: SubmissionKey([number; 16]),
+            file: "job.toml".to_owned(),
+            text: JOB.to_owned(),
+            refuse_unless_fits: false,
+        };
+        match self.ask(request).await {
+            ClientReply::Submitted { job, .. } => job,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+// Claim: a group of one grows to three; an acknowledged submission survives the leader's death, is
+// not made twice by being repeated, and the killed coordinator catches up when it is back.
+// Method: submit, SIGKILL the leader, submit again with the same and with another key, restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_loses_nothing() {
+    let mut group = Group::start(3).await;
+    let first = group.submit(1).await;
+    let leader = group.leader().await;
+    group.0[leader].kill();
+    assert_eq!(group.submit(1).await, first);
+    let second = group.submit(2).await;
+    assert_ne!(first, second);
+    group.0[leader].start_process();
+    let name = format!("c{}", leader + 1);
+    group
+        .until("the killed one has caught up", |view| {
+            let member = view.members.iter().find(|m| m.name == name).unwrap();
+            member.matched == Some(view.commit) && member.problem.is_none()
+        })
+        .await;
+}
+
+// Claim: all coordinators can be killed at once; what was acknowledged is there afterwards.
+// Method: label a job, SIGKILL all three, restart, read the label.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_killed_at_once() {
+    let mut group = Group::start(3).await;
+    let job = group.submit(1).await;
+    let request = ClientRequest::Label {
+        job,
+        key: "note".to_owned(),
+        value: "kept".to_owned(),
+    };
+    assert_eq!(group.ask(request).await, ClientReply::Done);
+    group.0.iter_mut().for_each(Cluster::kill);
+    group.0.iter_mut().for_each(Cluster::start_process);
+    let ClientReply::Job(view) = group.ask(ClientRequest::Show { job }).await else {
+        panic!("no job")
+    };
+    assert_eq!(view.labels, [("note".to_owned(), "kept".to_owned())]);
+}
+
+// Claim: leadership is handed over on demand and before a leader stops; a member that is removed
+// stops by itself with a status that says so, and the others go on.
+// Method: transfer; SIGTERM to the leader; remove a member.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go() {
+    let mut group = Group::start(3).await;
+    let before = group.leader().await;
+    assert_eq!(
+        group.ask(ClientRequest::TransferLeadership).await,
+        ClientReply::Done
+    );
+    let began = Instant::now();
+    let mut leader = group.leader().await;
+    while leader == before {
+        assert!(began.elapsed() < PATIENCE, "leadership stays");
+        leader = group.leader().await;
+    }
+    assert!(group.0[leader].stop().success());
+    group.submit(1).await;
+    group.0[leader].start_process();
+    let view = group
+        .until("three members", |view| view.members.len() == 3)
+        .await;
+    let victim = view
+        .members
+        .iter()
+        .find(|m| m.name != view.answered_by)
+        .unwrap();
+    let (id, at) = (victim.id, victim.name[1..].parse::<usize>().unwrap() - 1);
+    assert_eq!(
+        group.ask(ClientRequest::RemoveMember { id }).await,
+        ClientReply::Done
+    );
+    let status = group.0[at].wait_end();
+    assert_eq!(status.code(), Some(evoring_protocol::EXIT_REMOVED.into()));
+    group
+        .until("two members", |view| view.members.len() == 2)
+        .await;
+    group.submit(2).await;
+}
+
+// Claim: a member that lost its disk is not taken for the one that it was; under a new id it is.
+// Method: kill a follower, empty its folder, restart it without --create; remove, add.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_disk_needs_a_new_id() {
+    let mut group = Group::start(3).await;
+    let leader = group.leader().await;
+    let at = (0..3).rev().find(|at| *at != leader && *at != 0).unwrap();
+    let name = format!("c{}", at + 1);
+    group.0[at].kill();
+    std::fs::remove_dir_all(group.0[at].dir()).unwrap();
+    group.0[at].forget_address();
+    group.0[at].start_process();
+    let address = group.0[at].address.to_string();
+    let add = || ClientRequest::AddMember {
+        name: name.clone(),
+        address: address.clone(),
+    };
+    // The same name is the same member, at another address.
+    let ClientReply::MemberAdded { id } = group.ask(add()).await else {
+        panic!("not told")
+    };
+    let view = group
+        .until("the loss is told", |view| {
+            let member = view.members.iter().find(|m| m.id == id).unwrap();
+            member
+                .problem
+                .as_ref()
+                .is_some_and(|p| p.contains("disk was lost"))
+        })
+        .await;
+    assert_eq!(view.members.len(), 3);
+    assert_eq!(
+        group.ask(ClientRequest::RemoveMember { id }).await,
+        ClientReply::Done
+    );
+    let ClientReply::MemberAdded { id: new } = group.ask(add()).await else {
+        panic!("not added")
+    };
+    assert!(new > id);
+    group
+        .until("it votes again", |view| {
+            view.members
+                .iter()
+                .any(|m| m.id == new && m.role == MemberRole::Voter)
+        })
+        .await;
+}
+
+// Claim: workers find the leader by themselves, and their job ends although the leader is killed.
+// Method: a worker that tries each coordinator in turn, as agents do; kill the leader twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_outlives_leaders() {
+    let mut group = Group::start(3).await;
+    let addresses = group.0.iter().map(|cluster| cluster.address).collect();
+    let _worker = group.0[0].worker_of("w1", Plan::default(), addresses);
+    let job = group.submit(1).await;
+    for _ in 0..2 {
+        let leader = group.leader().await;
+        group.0[leader].kill();
+        group.ask(ClientRequest::Show { job }).await;
+        group.0[leader].start_process();
+        let name = format!("c{}", leader + 1);
+        group
+            .until("all three are up to date", |view| {
+                let member = view.members.iter().find(|m| m.name == name).unwrap();
+                member.matched == Some(view.commit)
+            })
+            .await;
+    }
+    let began = Instant::now();
+    loop {
+        match group.ask(ClientRequest::Show { job }).await {
+            ClientReply::Job(view) if view.status.is_final() => {
+                assert_eq!(view.error, None);
+                return;
+            }
+            _ => assert!(began.elapsed() < PATIENCE, "the job does not end"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+// Claim: two versions work in one group: what only the newer knows is refused until every member is
+// upgraded, one after the other, without a stop; then it works, and a member that can no longer read
+// the records says so and ends.
+// Method: three processes held at the older version, upgraded by restarts in turn, the leader too;
+// labels are of the newer version, submissions of both; then one goes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_versions_in_one_group() {
+    let label = |job| ClientRequest::Label {
+        job,
+        key: "note".to_owned(),
+        value: "new".to_owned(),
+    };
+    // A group that was made by the older build.
+    let mut group = {
+        let mut group = Group(vec![Cluster::start_held(2)]);
+        for name in ["c2", "c3"] {
+            let next = group.0[0].start_another(name);
+            group.0.push(next);
+        }
+        group.add(2).await;
+        group.add(3).await;
+        group
+    };
+    let job = group.submit(1).await;
+    for at in 0..3 {
+        let view = group
+            .until("the old version", |view| view.version == 2)
+            .await;
+        assert_eq!(view.members.len(), 3);
+        let leader = group.leader().await;
+        let refused = group.try_ask(leader, &label(job)).await;
+        assert!(
+            matches!(&refused, Some(ClientReply::Error(error)) if error.message.contains("version 2")),
+            "{refused:?}"
+        );
+        assert!(group.0[at].stop().success());
+        group.0[at].holds = None;
+        group.0[at].start_process();
+        group.submit(10 + at as u8).await;
+        let name = format!("c{}", at + 1);
+        group
+            .until("it has caught up", |view| {
+                let member = view.members.iter().find(|m| m.name == name).unwrap();
+                member
+                    .health
+                    .as_ref()
+                    .is_some_and(|health| health.version == 3)
+            })
+            .await;
+    }
+    group
+        .until("the new version", |view| view.version == 3)
+        .await;
+    assert_eq!(group.ask(label(job)).await, ClientReply::Done);
+    let follower = (group.leader().await + 1) % 3;
+    group
+        .until("the label is everywhere", |view| {
+            let members = view.members.iter();
+            members.filter(|m| m.matched == Some(view.commit)).count() == 3
+        })
+        .await;
+    group.0[follower].kill();
+    group.0[follower].holds = Some(2);
+    let status = group.0[follower].start_until_end();
+    assert_eq!(status.code(), Some(1));
+    group.submit(20).await;
+}
