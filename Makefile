@@ -13,14 +13,30 @@ TIDY := python3 ops/tidy
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test verify audit bench-prune completions
+.PHONY: help setup demo test verify simulate plants soak fuzz audit completions
+.PHONY: bench-prune bench-raft bench-failover bench-restart
+
+# Simulations: how many seeds, from which on, and how long each lasts.
+SEEDS ?= 10000
+START ?= 1
+MINUTES ?= 10
+SIMULATE := $(TARGET)/release/evoring-simulate
+PLANTS := $(TARGET)/plants
+# Programs of the benchmarks beside etcd, a package of its own.
+BENCH_RAFT := $(TARGET)/bench-raft-build
 
 help:
 	@echo 'make demo         set-up and the main job on this machine (examples/prune-fashion.toml)'
 	@echo 'make test         set-up and the tests; ends with "N passed, 0 failed"'
 	@echo 'make verify       what CI runs: format, lints, docs, licences, arrows, tests'
 	@echo 'make setup        only fetch what building needs (into $(CACHE))'
+	@echo 'make simulate     simulated groups under faults: SEEDS=10000 START=1 MINUTES=10'
+	@echo 'make plants       whether the simulator finds bugs that were planted (a build of its own)'
+	@echo 'make soak         100,000 seeds, and longer ones; for a night'
+	@echo 'make fuzz         one fuzz target for two minutes: TARGET_NAME=worker_report (needs nightly and cargo-fuzz)'
 	@echo 'make bench-prune  how much faster an evaluation is than the full masked net'
+	@echo 'make bench-raft   durable commands a second, beside etcd (fetches the Debian package)'
+	@echo 'make bench-failover, make bench-restart   the leader is killed; all coordinators are'
 	@echo 'make audit        known vulnerabilities in dependencies (needs a network)'
 	@echo 'make completions  shell completions, into $(TARGET)/completions'
 
@@ -33,9 +49,28 @@ demo: setup
 
 test: setup
 	@$(GATE) "test build" $(CARGO) test --workspace --locked --no-run
+	@$(MAKE) --no-print-directory simulate SEEDS=200
 	@ops/test.py
 
-# The cheap gates come first; the tests last, so that their count is the last line.
+simulate: setup
+	@$(GATE) "simulator" $(CARGO) build --release --locked --quiet -p evoring-tests --bin evoring-simulate
+	@$(SIMULATE) --seeds $(SEEDS) --start $(START) --minutes $(MINUTES)
+
+# Never in a normal build: the planted bugs are behind a flag of the compiler.
+plants: setup
+	@RUSTFLAGS='--cfg evoring_plants' $(GATE) "simulator with planted bugs" $(CARGO) build --release --locked --quiet -p evoring-tests --bin evoring-simulate --target-dir $(PLANTS)
+	@$(PLANTS)/release/evoring-simulate --plants
+
+soak: setup
+	@$(MAKE) --no-print-directory simulate SEEDS=100000 START=1000000
+	@$(MAKE) --no-print-directory simulate SEEDS=200 START=5000000 MINUTES=600
+
+TARGET_NAME ?= worker_report
+fuzz:
+	@cd fuzz && cargo +nightly fuzz run $(TARGET_NAME) -- -max_total_time=120
+
+# The cheap gates come first; the tests last, so that their count is the last line. A test that cannot
+# run is a failure, unless EVORING_MUST_RUN is empty.
 verify: setup
 	@$(GATE) "format" $(CARGO) fmt --all --check
 	@$(GATE) "tidy checks can fail" $(TIDY)/selftest.py
@@ -49,7 +84,8 @@ verify: setup
 	@$(GATE) "build" $(CARGO) build --workspace --locked --quiet
 	@$(GATE) "libtorch only in the executor" $(TIDY)/libtorch.py
 	@$(GATE) "test build" $(CARGO) test --workspace --locked --no-run --quiet
-	@ops/test.py
+	@$(MAKE) --no-print-directory simulate SEEDS=1000
+	@EVORING_MUST_RUN=$${EVORING_MUST_RUN-1} ops/test.py
 
 audit:
 	@ops/setup/setup.sh --deny
@@ -58,6 +94,11 @@ audit:
 
 bench-prune: setup
 	@$(GATE) "bench-prune" $(CARGO) bench --locked -p evoring-kernels --bench prune
+
+bench-raft bench-failover bench-restart: setup
+	@$(GATE) "release build" $(CARGO) build --release --locked -p evoring -p evoring-coordinator
+	@$(GATE) "benchmark build" $(CARGO) build --release --locked --manifest-path ops/bench/raft/Cargo.toml --target-dir $(BENCH_RAFT)
+	@etcd=$$(ops/bench/raft/etcd.sh) && $(GATE) "$@" $(BENCH_RAFT)/release/evoring-bench-raft $(subst bench-,,$(@:bench-raft=commands)) --etcd "$$etcd" --evoring $(TARGET)/release/evoring --dir $(TARGET)/bench-raft
 
 completions: setup
 	@$(CARGO) build --release --locked --quiet --bin evoring

@@ -2,7 +2,8 @@
 """Runs every test of the workspace and ends with `N passed, M failed` over all test programs.
 
 A test that cannot do its work on this machine says `not run: WHAT (WHY)` on a line of its own,
-which is repeated before the summary.
+which is repeated before the summary. It does not count as passed, and where `EVORING_MUST_RUN` is set
+(as `make verify` does) it counts as failed.
 
 Arguments are handed to `cargo test` (a filter, `-p PACKAGE`, `-- --nocapture`).
 The exit status is 0 only if something ran and nothing failed.
@@ -57,9 +58,13 @@ def finish(tally, status, seconds):
     if tally.ignored:
         print(f"\n{tally.ignored} ignored (a test that is not run proves nothing; see ops/tidy)")
     if tally.not_run:
-        print()
+        must_run = bool(os.environ.get("EVORING_MUST_RUN"))
+        print(f"\n{len(tally.not_run)} skipped" + (" (a failure, as EVORING_MUST_RUN is set)" if must_run else ""))
         for line in tally.not_run:
             print(line)
+        # The test itself had to end well to say so.
+        tally.passed -= len(tally.not_run)
+        failed += len(tally.not_run) if must_run else 0
     if tally.passed == 0 and failed == 0:
         print("\nno test ran")
         failed = 1 if len(sys.argv) == 1 else 0

@@ -30,7 +30,9 @@ fn main() -> ExitCode {
             eprintln!("evoring-coordinator: {error:#}");
             match error.downcast_ref() {
                 Some(StopReason::Removed) => ExitCode::from(evoring_protocol::EXIT_REMOVED),
-                Some(StopReason::Forgot(_)) => ExitCode::from(evoring_protocol::EXIT_HOPELESS),
+                Some(StopReason::Forgot(_) | StopReason::Membership { .. }) => {
+                    ExitCode::from(evoring_protocol::EXIT_HOPELESS)
+                }
                 None => ExitCode::FAILURE,
             }
         }

@@ -272,6 +272,35 @@ async fn a_lost_disk_needs_a_new_id() {
         .await;
 }
 
+// Claim: why a member cannot be talked to is told, and no longer once it can be.
+// Method: say that a follower has moved to where nobody listens, and then that it is where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_problem_goes_with_its_cause() {
+    let group = Group::start(3).await;
+    let leader = group.leader().await;
+    let at = (0..3).find(|at| *at != leader).unwrap();
+    let name = format!("c{}", at + 1);
+    let problem = |view: &ClusterView| {
+        let member = view.members.iter().find(|m| m.name == name).unwrap();
+        member.problem.clone()
+    };
+    let moves = |address: String| ClientRequest::AddMember {
+        name: name.clone(),
+        address,
+    };
+    let nowhere = "127.0.0.1:1".to_owned();
+    group.ask(moves(nowhere.clone())).await;
+    group
+        .until("the problem is told", |view| {
+            problem(view).is_some_and(|problem| problem.contains(&nowhere))
+        })
+        .await;
+    group.ask(moves(group.0[at].address.to_string())).await;
+    group
+        .until("there is no problem", |view| problem(view).is_none())
+        .await;
+}
+
 // Claim: workers find the leader by themselves, and their job ends although the leader is killed.
 // Method: a worker that tries each coordinator in turn, as agents do; kill the leader twice.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,11 @@
 //! Messages between a client (the command line) and the coordinator: one request or several on a
 //! stream, each answered before the next is read; only the last may have several replies.
 
+use crate::bounded::at_most;
 use crate::event::{Event, GenerationSummary};
+use crate::limits::{
+    ARTIFACTS, LABELS, LISTED_JOBS, LISTED_MEMBERS, LISTED_WORKERS, PAGE_ITEMS, SENTENCES, STAGES,
+};
 use crate::peer::PeerHealth;
 use crate::work::TrainingProgress;
 use crate::{Digest, JobId, RemoteError, SubmissionKey, WorkerId};
@@ -106,25 +110,26 @@ pub struct EventsPlace {
 pub enum ClientReply {
     /// The job is durable.
     Submitted { job: JobId, already_known: bool },
-    /// All jobs, by id.
-    Jobs(Vec<JobView>),
+    /// All jobs, by id, at most [`LISTED_JOBS`]: the newest.
+    Jobs(#[serde(deserialize_with = "at_most::<_, _, LISTED_JOBS>")] Vec<JobView>),
     /// One job.
     Job(Box<JobView>),
-    /// Why a job waits, sentence by sentence.
-    Explanation(Vec<String>),
+    /// Why a job waits, sentence by sentence, at most [`SENTENCES`].
+    Explanation(#[serde(deserialize_with = "at_most::<_, _, SENTENCES>")] Vec<String>),
     /// The request is carried out and durable.
     Done,
-    /// Some lines.
-    LogLines(Vec<LogLine>),
+    /// Some lines, at most [`PAGE_ITEMS`].
+    LogLines(#[serde(deserialize_with = "at_most::<_, _, PAGE_ITEMS>")] Vec<LogLine>),
     /// Some events, in the numbers of this coordinator.
     Events {
         /// Its name.
         coordinator: String,
-        /// By number.
+        /// By number, at most [`PAGE_ITEMS`].
+        #[serde(deserialize_with = "at_most::<_, _, PAGE_ITEMS>")]
         events: Vec<Event>,
     },
-    /// All workers.
-    Workers(Vec<WorkerView>),
+    /// All workers, at most [`LISTED_WORKERS`].
+    Workers(#[serde(deserialize_with = "at_most::<_, _, LISTED_WORKERS>")] Vec<WorkerView>),
     /// A blob follows.
     BlobStart { bytes: u64 },
     /// The next piece of at most [`crate::limits::BLOB_CHUNK_BYTES`].
@@ -166,6 +171,7 @@ pub struct ClusterView {
     /// Committed index.
     pub commit: u64,
     /// Members by id; what only a leader knows is absent if a follower answers.
+    #[serde(deserialize_with = "at_most::<_, _, LISTED_MEMBERS>")]
     pub members: Vec<MemberView>,
 }
 
@@ -254,6 +260,7 @@ pub struct JobView {
     /// Stage that runs now.
     pub stage: String,
     /// All stages in order.
+    #[serde(deserialize_with = "at_most::<_, _, STAGES>")]
     pub stages: Vec<String>,
     /// Replicated time of submission, milliseconds since 1970.
     pub submitted_ms: u64,
@@ -280,8 +287,10 @@ pub struct JobView {
     /// The driver's summary (JSON text) once the job has finished.
     pub summary: Option<String>,
     /// Blobs that the job wrote, by name.
+    #[serde(deserialize_with = "at_most::<_, _, ARTIFACTS>")]
     pub artifacts: Vec<(String, Digest)>,
     /// Labels that people or programs attached.
+    #[serde(deserialize_with = "at_most::<_, _, LABELS>")]
     pub labels: Vec<(String, String)>,
 }
 

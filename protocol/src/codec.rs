@@ -8,6 +8,7 @@ use crate::peer::{PeerMessage, PeerReply};
 use crate::worker::{WorkerCommand, WorkerReport};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io::Read as _;
 
 /// Bytes before a frame's body.
 pub const HEADER_BYTES: usize = 6;
@@ -208,7 +209,11 @@ pub fn read_frame<M: Message>(reader: &mut impl std::io::Read) -> std::io::Resul
         }
     }
     let bytes = decode_header::<M>(header).map_err(std::io::Error::other)?;
-    let mut body = vec![0u8; bytes];
-    reader.read_exact(&mut body)?;
+    // Memory for what comes, not for what is announced.
+    let mut body = Vec::new();
+    std::io::Read::take(reader, bytes as u64).read_to_end(&mut body)?;
+    if body.len() < bytes {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
     decode_body(&body).map(Some).map_err(std::io::Error::other)
 }

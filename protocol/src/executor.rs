@@ -1,6 +1,8 @@
 //! Messages between an agent and its executors, over the executor's inherited socket (file
 //! descriptor 3). File descriptor 4 is the lifeline: its end of file means that the agent is gone.
 
+use crate::bounded::at_most;
+use crate::limits::{INPUTS, LEASE_ITEMS};
 use crate::numerics::NumericsClass;
 use crate::work::{Assignment, ItemOutcome, TrainingProgress, WorkError};
 use crate::{ItemIndex, Rank, Step};
@@ -16,9 +18,11 @@ pub enum ExecutorCommand {
         task: u64,
         /// What to run.
         assignment: Assignment,
-        /// Files of `assignment.inputs`, in order.
+        /// Files of `assignment.inputs`, in order; at most [`INPUTS`].
+        #[serde(deserialize_with = "at_most::<_, _, INPUTS>")]
         inputs: Vec<PathBuf>,
-        /// The items.
+        /// The items, at most [`LEASE_ITEMS`].
+        #[serde(deserialize_with = "at_most::<_, _, LEASE_ITEMS>")]
         items: Vec<(ItemIndex, Vec<u8>)>,
     },
     /// Run one rank of a gang.
@@ -27,7 +31,8 @@ pub enum ExecutorCommand {
         task: u64,
         /// What to run.
         assignment: Assignment,
-        /// Files of `assignment.inputs`, in order.
+        /// Files of `assignment.inputs`, in order; at most [`INPUTS`].
+        #[serde(deserialize_with = "at_most::<_, _, INPUTS>")]
         inputs: Vec<PathBuf>,
         /// This member.
         rank: Rank,
@@ -57,7 +62,8 @@ pub enum ExecutorReport {
     Items {
         /// Which piece of work.
         task: u64,
-        /// What became of them.
+        /// What became of them, at most [`LEASE_ITEMS`].
+        #[serde(deserialize_with = "at_most::<_, _, LEASE_ITEMS>")]
         outcomes: Vec<ItemOutcome>,
     },
     /// All items of the piece of work have been reported (or it was stopped).
@@ -88,7 +94,8 @@ pub enum ExecutorReport {
         task: u64,
         /// At most [`crate::limits::RESULT_BYTES`].
         result: Vec<u8>,
-        /// Files to store (rank 0 only; the other ranks computed the same bytes).
+        /// Files to store (rank 0 only; the other ranks computed the same bytes), at most [`INPUTS`].
+        #[serde(deserialize_with = "at_most::<_, _, INPUTS>")]
         blobs: Vec<PathBuf>,
     },
     /// The rank stopped without a result.

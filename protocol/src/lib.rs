@@ -18,6 +18,8 @@ pub mod ids;
 pub mod limits;
 pub mod numerics;
 pub mod peer;
+#[cfg(evoring_plants)]
+pub mod plants;
 #[cfg(feature = "transport")]
 pub mod transport;
 pub mod version;

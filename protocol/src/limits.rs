@@ -64,3 +64,25 @@ pub const LOSSES: u32 = 1_000;
 pub const LEASE_ITEMS: usize = 4_096;
 /// Log lines of one report.
 pub const REPORT_LINES: usize = 1_000;
+/// Leases in a hello. Each counts as 256 bytes and more against the half of a report that they may
+/// take together.
+pub const HELLO_LEASES: usize = WORKER_REPORT_BYTES / 2 / 256;
+/// Ranks in a hello: what all slots of a worker run and queue, and results on their way.
+pub const HELLO_RANKS: usize = 16 * WORKER_SLOTS as usize;
+/// Jobs in one list.
+pub const LISTED_JOBS: usize = 4_000;
+/// Stages of one job.
+pub const STAGES: usize = 64;
+/// Artifacts of one job.
+pub const ARTIFACTS: usize = 1_024;
+/// Demands that a job may have open at once.
+pub const DEMANDS: usize = 4_096;
+/// Sentences about why a job waits: one for each demand, and some about the cluster.
+pub const SENTENCES: usize = DEMANDS + 64;
+/// Workers in one list. Names, hosts and classes take some 80 bytes of each, so that a reply has no
+/// room for more.
+pub const LISTED_WORKERS: usize = CLIENT_REPLY_BYTES / 64;
+/// Events or log lines in one reply.
+pub const PAGE_ITEMS: usize = 10_000;
+/// Coordinators in a list, those included that are on their way out of the group.
+pub const LISTED_MEMBERS: usize = 64;

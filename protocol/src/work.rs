@@ -1,5 +1,7 @@
 //! Work as it travels from the coordinator through an agent to an executor.
 
+use crate::bounded::at_most;
+use crate::limits::{GANG_RANKS, INPUTS};
 use crate::{
     Attempt, DemandId, Digest, ItemIndex, JobId, Rank, RosterNumber, SlotIndex, Step, Term,
     WorkerId,
@@ -51,7 +53,8 @@ pub struct Assignment {
     pub kernel: Kernel,
     /// The kernel's arguments, encoded by `evoring-jobs`.
     pub payload: Vec<u8>,
-    /// Blobs that the kernel reads.
+    /// Blobs that the kernel reads, at most [`INPUTS`].
+    #[serde(deserialize_with = "at_most::<_, _, INPUTS>")]
     pub inputs: Vec<Digest>,
 }
 
@@ -140,7 +143,8 @@ pub struct Member {
 pub struct Roster {
     /// Number; any older one is void.
     pub number: RosterNumber,
-    /// Members by rank.
+    /// Members by rank, at most [`GANG_RANKS`].
+    #[serde(deserialize_with = "at_most::<_, _, { GANG_RANKS as usize }>")]
     pub members: Vec<Member>,
     /// Names the gang's meeting point and lets its members know each other.
     pub secret: [u8; 32],

@@ -6,7 +6,7 @@
 
 use crate::bounded::at_most;
 use crate::client::LeaderHint;
-use crate::limits::{LEASE_ITEMS, REPORT_LINES};
+use crate::limits::{HELLO_LEASES, HELLO_RANKS, LEASE_ITEMS, REPORT_LINES};
 use crate::numerics::NumericsClass;
 use crate::work::{
     Assignment, Checkpoint, HeldRank, ItemOutcome, Lease, Roster, TrainingProgress, WorkError,
@@ -39,9 +39,11 @@ pub struct Hello {
     pub numerics: NumericsClass,
     /// Where the agent serves its metrics.
     pub metrics: Option<SocketAddr>,
-    /// Leases that still run or wait for delivery.
+    /// Leases that still run or wait for delivery, at most [`HELLO_LEASES`].
+    #[serde(deserialize_with = "at_most::<_, _, HELLO_LEASES>")]
     pub leases: Vec<Lease>,
-    /// Ranks that still run.
+    /// Ranks that still run, at most [`HELLO_RANKS`].
+    #[serde(deserialize_with = "at_most::<_, _, HELLO_RANKS>")]
     pub ranks: Vec<HeldRank>,
 }
 
@@ -146,8 +148,10 @@ pub enum WorkerCommand {
         /// URL of the blob store (`file:///…`).
         blobs: String,
         /// Leases of the hello whose items still wait for a result; all others may be dropped.
+        #[serde(deserialize_with = "at_most::<_, _, HELLO_LEASES>")]
         leases_to_keep: Vec<(Term, u64)>,
         /// Ranks of the hello that are still wanted; all others must stop.
+        #[serde(deserialize_with = "at_most::<_, _, HELLO_RANKS>")]
         ranks_to_keep: Vec<HeldRank>,
     },
     /// The coordinator will not talk to this agent.
@@ -158,7 +162,8 @@ pub enum WorkerCommand {
         lease: Lease,
         /// What to run.
         assignment: Assignment,
-        /// The items, in the order of the lease.
+        /// The items, in the order of the lease, at most [`LEASE_ITEMS`].
+        #[serde(deserialize_with = "at_most::<_, _, LEASE_ITEMS>")]
         items: Vec<Vec<u8>>,
     },
     /// Run a rank.

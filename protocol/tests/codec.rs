@@ -1,15 +1,24 @@
 //! Frames from a careless or hostile sender: every limit, every cut, every wrong byte.
 
-use evoring_protocol::client::{ClientReply, ClientRequest};
+use evoring_protocol::client::{
+    ClientReply, ClientRequest, ClusterView, JobStatus, JobView, LogLine, MemberRole, MemberView,
+    WorkerView,
+};
 use evoring_protocol::codec::{
     self, CodecError, FRAME_VERSION, FrameKind, HEADER_BYTES, Message, decode_body, decode_header,
     encode, read_frame, write_frame,
 };
+use evoring_protocol::event::{Event, EventKind};
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
+use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::peer::{PeerMessage, PeerReply, RAFT_MESSAGES};
-use evoring_protocol::work::{FailureCause, ItemOutcome, Lease, WorkError};
-use evoring_protocol::worker::{WorkerCommand, WorkerReport};
-use evoring_protocol::{DemandId, Digest, ItemIndex, JobId, SlotIndex, Term, WorkerId, limits};
+use evoring_protocol::work::{
+    Assignment, FailureCause, HeldRank, ItemOutcome, Kernel, Lease, Member, Roster, WorkError,
+};
+use evoring_protocol::worker::{Hello, WorkerCommand, WorkerReport};
+use evoring_protocol::{
+    DemandId, Digest, ItemIndex, JobId, Rank, RosterNumber, SlotIndex, Term, WorkerId, limits,
+};
 use proptest::prelude::*;
 use std::io::{self, Cursor, ErrorKind};
 
@@ -325,6 +334,263 @@ fn reports_are_bounded() {
         codec::decode_body::<PeerMessage>(&body).is_ok()
     };
     assert!(raft(RAFT_MESSAGES) && !raft(RAFT_MESSAGES + 1));
+}
+
+/// Claim: an executor cannot make its agent take much more memory than its frame has bytes, nor the
+/// other way round.
+/// Method: as many items, outcomes and files as allowed, and one more of each.
+#[test]
+fn executor_frames_are_bounded() {
+    fn fits<M: Message>(message: &M) -> bool {
+        decode_body::<M>(&postcard::to_allocvec(message).unwrap()).is_ok()
+    }
+    let assignment = Assignment {
+        job: JobId(1),
+        demand: DemandId(1),
+        stage: String::new(),
+        kernel: Kernel::PruneEvaluate,
+        payload: Vec::new(),
+        inputs: Vec::new(),
+    };
+    let outcome = ItemOutcome {
+        index: ItemIndex(0),
+        result: Ok(Vec::new()),
+    };
+    let run = |inputs: usize, items: usize| ExecutorCommand::RunItems {
+        task: 1,
+        assignment: assignment.clone(),
+        inputs: vec!["/a".into(); inputs],
+        items: vec![(ItemIndex(0), Vec::new()); items],
+    };
+    let rank = |inputs: usize| ExecutorCommand::RunRank {
+        task: 1,
+        assignment: assignment.clone(),
+        inputs: vec!["/a".into(); inputs],
+        rank: Rank(0),
+        world_size: 1,
+        secret: [0; 32],
+        resume: None,
+    };
+    let items = |outcomes: usize| ExecutorReport::Items {
+        task: 1,
+        outcomes: vec![outcome.clone(); outcomes],
+    };
+    let finished = |blobs: usize| ExecutorReport::RankFinished {
+        task: 1,
+        result: Vec::new(),
+        blobs: vec!["/a".into(); blobs],
+    };
+    let (files, most) = (limits::INPUTS, limits::LEASE_ITEMS);
+    assert!(fits(&run(files, most)) && fits(&rank(files)));
+    assert!(!fits(&run(files + 1, most)) && !fits(&run(files, most + 1)));
+    assert!(!fits(&rank(files + 1)));
+    assert!(fits(&items(most)) && !fits(&items(most + 1)));
+    assert!(fits(&finished(files)) && !fits(&finished(files + 1)));
+}
+
+/// Claim: a reply or a command cannot make its reader take much more memory than its frame has bytes.
+/// Method: as many elements of each list as allowed, and one more.
+#[test]
+fn lists_of_the_coordinator_are_bounded() {
+    fn fits<M: Message>(message: &M) -> bool {
+        decode_body::<M>(&postcard::to_allocvec(message).unwrap()).is_ok()
+    }
+    fn bound<M: Message>(what: &str, most: usize, message: impl Fn(usize) -> M) {
+        assert!(fits(&message(most)), "{most} {what}");
+        assert!(!fits(&message(most + 1)), "{most} {what} and one more");
+    }
+    let view = |stages: usize, artifacts: usize, labels: usize| JobView {
+        job: JobId(1),
+        name: String::new(),
+        kind: String::new(),
+        status: JobStatus::Queued,
+        stage: String::new(),
+        stages: vec![String::new(); stages],
+        submitted_ms: 1,
+        started_ms: None,
+        ended_ms: None,
+        error: None,
+        slots: 0,
+        items: (0, 0),
+        evaluated: 0,
+        cache_hits: 0,
+        retries: 0,
+        training: None,
+        generation: None,
+        summary: None,
+        artifacts: vec![(String::new(), Digest([0; 32])); artifacts],
+        labels: vec![(String::new(), String::new()); labels],
+    };
+    let job = |view: JobView| ClientReply::Job(Box::new(view));
+    bound("jobs", limits::LISTED_JOBS, |count| {
+        ClientReply::Jobs(vec![view(0, 0, 0); count])
+    });
+    bound("stages", limits::STAGES, |count| job(view(count, 0, 0)));
+    bound("artifacts", limits::ARTIFACTS, |count| {
+        job(view(0, count, 0))
+    });
+    bound("labels", limits::LABELS, |count| job(view(0, 0, count)));
+    bound("sentences", limits::SENTENCES, |count| {
+        ClientReply::Explanation(vec![String::new(); count])
+    });
+    let line = LogLine {
+        time_ms: 1,
+        worker: None,
+        text: String::new(),
+    };
+    bound("lines", limits::PAGE_ITEMS, |count| {
+        ClientReply::LogLines(vec![line.clone(); count])
+    });
+    let event = Event {
+        number: 1,
+        time_ms: 1,
+        entry: None,
+        kind: EventKind::CoordinatorWritable,
+    };
+    bound("events", limits::PAGE_ITEMS, |count| ClientReply::Events {
+        coordinator: String::new(),
+        events: vec![event.clone(); count],
+    });
+    let worker = WorkerView {
+        worker: WorkerId::new("w").unwrap(),
+        connected: true,
+        process: 1,
+        executors: Vec::new(),
+        host: String::new(),
+        slots: 1,
+        busy: 0,
+        numerics: String::new(),
+        metrics: None,
+    };
+    bound("workers", limits::LISTED_WORKERS, |count| {
+        ClientReply::Workers(vec![worker.clone(); count])
+    });
+    let member = MemberView {
+        id: 1,
+        name: String::new(),
+        address: String::new(),
+        role: MemberRole::Voter,
+        matched: None,
+        health: None,
+        heard_ms: None,
+        problem: None,
+    };
+    bound("coordinators", limits::LISTED_MEMBERS, |count| {
+        ClientReply::Cluster(Box::new(ClusterView {
+            answered_by: String::new(),
+            group: String::new(),
+            version: 2,
+            term: 1,
+            leader: None,
+            commit: 1,
+            members: vec![member.clone(); count],
+        }))
+    });
+    let held = HeldRank {
+        job: JobId(1),
+        demand: DemandId(1),
+        roster: RosterNumber(1),
+        rank: Rank(0),
+        slot: SlotIndex(0),
+    };
+    let welcome = |leases: usize, ranks: usize| WorkerCommand::Welcome {
+        term: Term(1),
+        heartbeat_ms: 1,
+        blobs: String::new(),
+        leases_to_keep: vec![(Term(1), 1); leases],
+        ranks_to_keep: vec![held.clone(); ranks],
+    };
+    bound("leases to keep", limits::HELLO_LEASES, |count| {
+        welcome(count, 0)
+    });
+    bound("ranks to keep", limits::HELLO_RANKS, |count| {
+        welcome(0, count)
+    });
+    let lease = Lease {
+        job: JobId(1),
+        demand: DemandId(1),
+        items: Vec::new(),
+        worker: WorkerId::new("w").unwrap(),
+        slot: SlotIndex(0),
+        term: Term(1),
+        number: 1,
+        expiry_ms: 0,
+        mac: [0; 32],
+    };
+    let assignment = |inputs: usize| Assignment {
+        job: JobId(1),
+        demand: DemandId(1),
+        stage: String::new(),
+        kernel: Kernel::PruneEvaluate,
+        payload: Vec::new(),
+        inputs: vec![Digest([0; 32]); inputs],
+    };
+    let grant = |items: usize, inputs: usize| WorkerCommand::Grant {
+        lease: lease.clone(),
+        assignment: assignment(inputs),
+        items: vec![Vec::new(); items],
+    };
+    bound("items", limits::LEASE_ITEMS, |count| grant(count, 0));
+    bound("inputs", limits::INPUTS, |count| grant(0, count));
+    let member = Member {
+        worker: WorkerId::new("w").unwrap(),
+        slot: SlotIndex(0),
+    };
+    bound("ranks of a gang", limits::GANG_RANKS as usize, |count| {
+        WorkerCommand::StartRank {
+            held: held.clone(),
+            roster: Roster {
+                number: RosterNumber(1),
+                members: vec![member.clone(); count],
+                secret: [0; 32],
+                resume: None,
+            },
+            assignment: assignment(0),
+        }
+    });
+    let hello = |leases: usize, ranks: usize| {
+        WorkerReport::Hello(Hello {
+            build: String::new(),
+            worker: WorkerId::new("w").unwrap(),
+            incarnation: 1,
+            process: 1,
+            host: String::new(),
+            slots: 1,
+            numerics: NumericsClass(String::new()),
+            metrics: None,
+            leases: vec![lease.clone(); leases],
+            ranks: vec![held.clone(); ranks],
+        })
+    };
+    bound("leases", limits::HELLO_LEASES, |count| hello(count, 0));
+    bound("ranks", limits::HELLO_RANKS, |count| hello(0, count));
+}
+
+/// Claim: a header alone takes no memory for the body that it announces, and a body that ends early
+/// is an error.
+/// Method: a reader that is asked for far less than what is announced.
+#[test]
+fn bodies_are_read_as_they_come() {
+    struct Short {
+        rest: Cursor<Vec<u8>>,
+        most_asked: usize,
+    }
+    impl std::io::Read for Short {
+        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+            self.most_asked = self.most_asked.max(out.len());
+            self.rest.read(out)
+        }
+    }
+    let announced = limits::WORKER_REPORT_BYTES as u32;
+    let mut stream = header(announced, FrameKind::WorkerReport as u8, FRAME_VERSION).to_vec();
+    stream.extend([0; 10]);
+    let mut short = Short {
+        rest: Cursor::new(stream),
+        most_asked: 0,
+    };
+    let error = read_frame::<WorkerReport>(&mut short).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+    assert!(short.most_asked < 64 << 10, "{}", short.most_asked);
 }
 
 /// Claim: errors name what came and what was expected.

@@ -2,10 +2,12 @@
 
 use crate::binaries;
 use crate::namespace::{NotAllowed, with_tmpfs};
+use crate::network::Network;
 use crate::process::Process;
 use evoring_protocol::event::{Event, EventKind};
 use serde_json::Value;
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,6 +16,8 @@ use tempfile::TempDir;
 
 /// Bound on every wait for visible state; generous because test machines are slow and shared.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Name of the network namespace with workers and commands.
+pub const EVERYBODY_ELSE: &str = "others";
 /// Pause between two looks at visible state.
 const POLL: Duration = Duration::from_millis(25);
 
@@ -27,9 +31,18 @@ pub fn alone() -> MutexGuard<'static, ()> {
 /// An `evoring local`, stopped and reaped when dropped.
 #[derive(Debug)]
 pub struct Cluster {
-    // Dropped before the folder is.
+    // Dropped before the folder and the network are.
     local: Process,
     folder: TempDir,
+    coordinators: usize,
+    network: Option<Network>,
+}
+
+/// How many processes a cluster has.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    coordinators: usize,
+    workers: usize,
 }
 
 impl Cluster {
@@ -38,12 +51,43 @@ impl Cluster {
     /// # Panics
     /// If they do not come up.
     pub fn start(workers: usize) -> Self {
-        // With a space, as users' folders have.
-        let folder = tempfile::Builder::new()
-            .prefix("evoring tests ")
-            .tempdir()
-            .expect("a temporary folder");
-        Self::start_by(Command::new(binaries::binary("evoring")), folder, workers)
+        Self::start_group(1, workers)
+    }
+
+    /// Starts a group of coordinators and `workers` workers of one slot each, and waits until each
+    /// coordinator has a vote and each worker an executor.
+    ///
+    /// # Panics
+    /// If they do not come up.
+    pub fn start_group(coordinators: usize, workers: usize) -> Self {
+        let command = Command::new(binaries::binary("evoring"));
+        let size = Size {
+            coordinators,
+            workers,
+        };
+        Self::start_by(command, temporary_folder(), size, None)
+    }
+
+    /// [`Cluster::start_group`] with each coordinator in a network namespace of its own, named as the
+    /// coordinator is, and everything else, commands included, in one called [`EVERYBODY_ELSE`].
+    ///
+    /// # Errors
+    /// If the machine does not allow that.
+    ///
+    /// # Panics
+    /// If they do not come up.
+    pub fn start_apart(coordinators: usize, workers: usize) -> Result<Self, NotAllowed> {
+        let folder = temporary_folder();
+        let names: Vec<String> = (1..=coordinators).map(|n| format!("c{n}")).collect();
+        let nodes = names.iter().map(String::as_str).chain([EVERYBODY_ELSE]);
+        let network = Network::new(&nodes.collect::<Vec<_>>())?;
+        let program = programs_apart(folder.path(), &network, &names);
+        let command = network.enter(EVERYBODY_ELSE, &program);
+        let size = Size {
+            coordinators,
+            workers,
+        };
+        Ok(Self::start_by(command, folder, size, Some(network)))
     }
 
     /// [`Cluster::start`] with a file system of `bytes` for the coordinator's own files, which only
@@ -59,13 +103,27 @@ impl Cluster {
         let disk = folder.path().join("cluster").join("coordinator");
         std::fs::create_dir_all(&disk).expect("a folder to mount on");
         let command = with_tmpfs(&disk, bytes, &binaries::binary("evoring"))?;
-        Ok(Self::start_by(command, folder, workers))
+        let size = Size {
+            coordinators: 1,
+            workers,
+        };
+        Ok(Self::start_by(command, folder, size, None))
     }
 
-    fn start_by(mut evoring: Command, folder: TempDir, workers: usize) -> Self {
+    fn start_by(
+        mut evoring: Command,
+        folder: TempDir,
+        size: Size,
+        network: Option<Network>,
+    ) -> Self {
+        let Size {
+            coordinators,
+            workers,
+        } = size;
         let log = File::create(folder.path().join("local.log")).expect("a log file");
         evoring
-            .args(["local", "--workers", &workers.to_string(), "--dir"])
+            .args(["local", "--workers", &workers.to_string()])
+            .args(["--coordinators", &coordinators.to_string(), "--dir"])
             .arg(folder.path().join("cluster"))
             // The list of clusters that run is the user's.
             .env("XDG_STATE_HOME", folder.path())
@@ -73,7 +131,15 @@ impl Cluster {
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
         let local = Process::spawn(&mut evoring);
-        let cluster = Self { local, folder };
+        let cluster = Self {
+            local,
+            folder,
+            coordinators,
+            network,
+        };
+        if coordinators > 1 {
+            cluster.wait_for_group();
+        }
         cluster.wait_for(&format!("{workers} workers with executors"), || {
             let views = cluster.workers()?;
             let ready = views
@@ -96,6 +162,27 @@ impl Cluster {
         Path::new(&seen).join(folder.strip_prefix("/").expect("an absolute path"))
     }
 
+    /// Names of the coordinators.
+    pub fn coordinators(&self) -> Vec<String> {
+        match self.coordinators {
+            1 => vec!["coordinator".to_owned()],
+            count => (1..=count).map(|number| format!("c{number}")).collect(),
+        }
+    }
+
+    /// The network of a cluster that was [started apart](Cluster::start_apart).
+    ///
+    /// # Panics
+    /// If it was not.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("a cluster with a network")
+    }
+
+    /// Stops or continues `evoring local`, which starts again what dies.
+    pub fn signal_supervisor(&self, signal: rustix::process::Signal) {
+        self.local.signal(signal);
+    }
+
     /// A folder beside the cluster's, for job files and results.
     pub fn scratch(&self) -> &Path {
         self.folder.path()
@@ -108,14 +195,29 @@ impl Cluster {
 
     /// Runs a command with `--cluster` set, to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        run_at(&self.cluster_file(), arguments)
+        self.run_at(&self.cluster_file(), arguments)
+    }
+
+    /// Runs a command with another cluster file, to its end.
+    pub fn run_at(&self, file: &Path, arguments: &[&str]) -> Output {
+        let program = binaries::binary("evoring");
+        let command = match &self.network {
+            None => Command::new(program),
+            Some(network) => network.enter(EVERYBODY_ELSE, &program),
+        };
+        output_of(command, file, arguments)
     }
 
     /// Runs a command with `--json`; `None` if it fails (the coordinator may be away).
     pub fn json(&self, arguments: &[&str]) -> Option<Value> {
+        self.json_at(&self.cluster_file(), arguments)
+    }
+
+    /// [`Cluster::json`] with another cluster file.
+    pub fn json_at(&self, file: &Path, arguments: &[&str]) -> Option<Value> {
         let mut arguments = arguments.to_vec();
         arguments.push("--json");
-        let output = self.run(&arguments);
+        let output = self.run_at(file, &arguments);
         output
             .status
             .success()
@@ -202,9 +304,15 @@ impl Cluster {
         RepeatableBytes::read(&out)
     }
 
-    /// Process id of the coordinator, from its announcement.
+    /// Process id of the only coordinator, from its announcement.
     pub fn coordinator_process(&self) -> Option<i32> {
-        let text = std::fs::read_to_string(self.folder().join("coordinator.json")).ok()?;
+        self.process_of("coordinator")
+    }
+
+    /// Process id of the coordinator of this name, from its announcement.
+    pub fn process_of(&self, coordinator: &str) -> Option<i32> {
+        let file = self.folder().join(format!("{coordinator}.json"));
+        let text = std::fs::read_to_string(file).ok()?;
         let value: Value = serde_json::from_str(&text).ok()?;
         i32::try_from(value["process"].as_i64()?).ok()
     }
@@ -299,10 +407,74 @@ fn raw_result(report: &[u8]) -> &[u8] {
 
 /// Runs a command of `evoring` to its end, on the cluster of `file`.
 pub fn run_at(file: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(binaries::binary("evoring"));
+    let command = Command::new(binaries::binary("evoring"));
+    output_of(command, file, arguments)
+}
+
+fn output_of(mut command: Command, file: &Path, arguments: &[&str]) -> Output {
     command.args(arguments).arg("--cluster").arg(file);
     command.stdin(Stdio::null());
     command.output().expect("evoring starts")
+}
+
+/// With a space, as users' folders have.
+fn temporary_folder() -> TempDir {
+    let folder = tempfile::Builder::new().prefix("evoring tests ").tempdir();
+    folder.expect("a temporary folder")
+}
+
+/// A folder of programs as `evoring` expects them beside itself, of which the coordinator's goes to
+/// the namespace that has its name, and listens there. Returns the path of `evoring`.
+fn programs_apart(folder: &Path, network: &Network, coordinators: &[String]) -> PathBuf {
+    let programs = folder.join("programs");
+    std::fs::create_dir(&programs).expect("a folder");
+    let evoring = programs.join("evoring");
+    // It looks for the others where its own file is, so a symbolic link will not do.
+    let own = binaries::binary("evoring");
+    if std::fs::hard_link(&own, &evoring).is_err() {
+        std::fs::copy(&own, &evoring).expect("a copy of evoring");
+    }
+    for name in ["evoring-worker", "evoring-executor"] {
+        symlink(binaries::binary(name), programs.join(name)).expect("a symbolic link");
+    }
+    let program = binaries::binary("evoring-coordinator");
+    let cases = coordinators.iter().map(|name| {
+        let address = network.address(name);
+        let entered = shell_words(&network.cross(name, &program));
+        format!("    */{name}.json) listen={address}:0; enter() {{ exec {entered} \"$@\"; }} ;;\n")
+    });
+    let text = format!(
+        r#"#!/bin/sh
+# The announcement says which coordinator this is.
+for argument; do
+    case $argument in
+{}    esac
+done
+# The same arguments, with another address to listen at.
+previous=
+for argument; do
+    shift
+    case $previous in --listen) set -- "$@" "$listen" ;; *) set -- "$@" "$argument" ;; esac
+    previous=$argument
+done
+enter "$@"
+"#,
+        cases.collect::<String>()
+    );
+    let script = programs.join("evoring-coordinator");
+    std::fs::write(&script, text).expect("a script");
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).expect("an executable");
+    evoring
+}
+
+/// The command as words of a shell.
+fn shell_words(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let quoted = words.map(|word| {
+        let word = word.to_str().expect("UTF-8");
+        format!("'{}'", word.replace('\'', "'\\''"))
+    });
+    quoted.collect::<Vec<_>>().join(" ")
 }
 
 /// Looks again and again; `None` after [`PATIENCE`].

@@ -8,6 +8,7 @@
 //! Of a coordinator that died alone, a gang counts as held if its roster stood at that moment and the
 //! same demand wrote a checkpoint, or broke, later on.
 
+mod merged;
 mod rosters;
 
 use crate::cluster::stage_of;
@@ -17,6 +18,7 @@ use evoring_protocol::{DemandId, ItemIndex, JobId, WorkerId};
 use rosters::LostRoster;
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use merged::merged;
 pub use rosters::is_growth;
 
 /// An item of a map of a job.
@@ -227,8 +229,31 @@ pub fn is_end(event: &Event, stage: &str) -> bool {
     matches!(&event.kind, EventKind::StageFinished { stage: s, .. } if s == stage)
 }
 
+/// The process that took office last.
+pub fn in_office(events: &[Event]) -> Option<u32> {
+    let mut latest = events.iter().rev();
+    latest.find_map(|event| match event.kind {
+        EventKind::CoordinatorStarted { process, .. } => Some(process),
+        _ => None,
+    })
+}
+
+/// Whether `process` lost its office to another within the stage, while work was held.
+pub fn lost_office_at_work(events: &[Event], stage: &str, process: u32) -> bool {
+    let is_followed = |held: &&Held<'_>| {
+        let before = events.partition_point(|event| event.number < held.start);
+        held.process != process && in_office(&events[..before]) == Some(process)
+    };
+    let held = held_at_starts(within(events, stage));
+    held.iter()
+        .filter(is_followed)
+        .any(|held| held.has_items() || held.has_gang())
+}
+
 /// What workers held when a coordinator took office.
 struct Held<'a> {
+    /// The process that took it.
+    process: u32,
     /// Who runs each item: two workers where a slow one was copied.
     items: BTreeMap<Item, BTreeSet<&'a WorkerId>>,
     /// Gangs with a roster; some may have ended without a word.
@@ -261,7 +286,8 @@ fn held_at_starts(events: &[Event]) -> Vec<Held<'_>> {
     let mut found = Vec::new();
     for (position, event) in events.iter().enumerate() {
         match &event.kind {
-            EventKind::CoordinatorStarted { .. } => found.push(Held {
+            EventKind::CoordinatorStarted { process, .. } => found.push(Held {
+                process: *process,
                 items: items.clone(),
                 gangs: gangs.clone(),
                 start: event.number,

@@ -7,13 +7,22 @@
 //! processes, and [`evidence`] is what the events say about it. [`linearizability`] judges what
 //! clients were answered. [`process`] and [`namespace`] are what the operating system has to say
 //! and to give.
+//!
+//! [`simulation`] needs no processes: it drives the cores.
+//!
+//! [`fuzz`] is about single decoders: what reads bytes from a network, a disk or a user.
 
 pub mod binaries;
+pub mod client;
 pub mod cluster;
 pub mod evidence;
+pub mod fuzz;
+pub mod group;
 pub mod images;
 pub mod job;
 pub mod linearizability;
 pub mod namespace;
+pub mod network;
 pub mod process;
 pub mod scenario;
+pub mod simulation;

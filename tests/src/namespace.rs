@@ -1,8 +1,10 @@
-//! A file system that one process and its children alone see, where the machine allows that.
+//! A file system that one process and its children alone see, where the machine allows that, and what
+//! a test says where it does not.
 
 use std::fmt::{self, Display, Formatter};
+use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// Options of `unshare` that lead to a mount namespace: for everybody where user namespaces are
 /// allowed, and for root where they are not.
@@ -10,21 +12,57 @@ const WAYS: [&[&str]; 2] = [&["--user", "--map-root-user", "--mount"], &["--moun
 /// Mounts `$0` bytes at `$1`, and becomes what follows.
 const SCRIPT: &str = "mount -t tmpfs -o size=\"$0\" none \"$1\" && shift && exec \"$@\"";
 
-/// Nothing can be mounted here; says what was tried, and how to allow it.
+/// No namespace of some kind can be made here; says what was tried, and how to allow it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotAllowed(Vec<String>);
+pub struct NotAllowed {
+    kind: &'static str,
+    needed: &'static str,
+    capability: &'static str,
+    tried: Vec<String>,
+}
+
+impl NotAllowed {
+    fn mount(tried: Vec<String>) -> Self {
+        Self {
+            kind: "a mount namespace",
+            needed: "`unshare` and `mount` (package util-linux)",
+            capability: "the capability SYS_ADMIN",
+            tried,
+        }
+    }
+
+    pub(crate) fn network(tried: Vec<String>) -> Self {
+        Self {
+            kind: "a network namespace with wires to others",
+            needed: "`unshare` and `nsenter` (package util-linux), `ip` (package iproute2)",
+            capability: "the capabilities SYS_ADMIN and NET_ADMIN",
+            tried,
+        }
+    }
+}
+
+/// Says that a test was not run, past the capture of its output, in the form that `ops/test.py`
+/// repeats.
+///
+/// # Panics
+/// If standard error cannot be written.
+pub fn not_run(test: &str, reason: &NotAllowed) {
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "\nnot run: {test} ({reason})").expect("standard error");
+}
 
 impl Display for NotAllowed {
     /// One line.
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "no process gets a mount namespace here: {}; needed are `unshare` and `mount` \
-             (package util-linux) and user namespaces (as root: sysctl user.max_user_namespaces \
-             above 0, kernel.unprivileged_userns_clone=1 on Debian, \
-             kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu) or, in a container, the \
-             capability SYS_ADMIN",
-            self.0.join("; ")
+            "no process gets {} here: {}; needed are {}, and user namespaces (as root: sysctl \
+             user.max_user_namespaces above 0, kernel.unprivileged_userns_clone=1 on Debian, \
+             kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu) or, in a container, {}",
+            self.kind,
+            self.tried.join("; "),
+            self.needed,
+            self.capability
         )
     }
 }
@@ -48,19 +86,24 @@ pub fn with_tmpfs(place: &Path, bytes: u64, program: &Path) -> Result<Command, N
             Err(said) => tried.push(format!("`unshare {}`: {said}", way.join(" "))),
         }
     }
-    Err(NotAllowed(tried))
+    Err(NotAllowed::mount(tried))
 }
 
 /// Runs the command; what it said, in one line, if it did not succeed.
-fn attempt(mut command: Command) -> Result<(), String> {
+pub(crate) fn attempt(mut command: Command) -> Result<(), String> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| error.to_string())?;
-    if output.status.success() {
-        return Ok(());
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(one_line(&output)),
     }
+}
+
+/// How a command ended, and what it said.
+pub(crate) fn one_line(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     let words: Vec<&str> = said.split_whitespace().collect();
-    Err(format!("{}, {}", output.status, words.join(" ")))
+    format!("{}, {}", output.status, words.join(" "))
 }
 
 #[cfg(test)]
@@ -76,7 +119,7 @@ mod tests {
         let said = attempt(refused).expect_err("it fails");
         assert_eq!(said, "exit status: 1, unshare failed: Not permitted");
         let absent = attempt(Command::new("evoring-absent")).expect_err("it is not there");
-        let text = NotAllowed(vec![said, absent]).to_string();
+        let text = NotAllowed::mount(vec![said, absent]).to_string();
         for part in [
             "Not permitted",
             "No such file",

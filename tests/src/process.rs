@@ -3,6 +3,8 @@
 
 use crate::cluster::{PATIENCE, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
@@ -47,10 +49,18 @@ impl Process {
     }
 }
 
+impl From<Child> for Process {
+    fn from(child: Child) -> Self {
+        Self(child)
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(None)) {
             self.signal(Signal::TERM);
+            // A stopped one would never look.
+            self.signal(Signal::CONT);
             let _ = self.0.wait();
         }
     }
@@ -70,6 +80,21 @@ pub fn living_with(path: &Path) -> Vec<(u32, String)> {
             has_path.then(|| (process, text.trim_end().to_owned()))
         })
         .collect()
+}
+
+/// The body of a page over plain HTTP.
+///
+/// # Panics
+/// If there is none.
+pub fn http_body(address: &str, page: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("a metrics address");
+    let request = format!("GET {page} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    body.to_owned()
 }
 
 #[cfg(test)]

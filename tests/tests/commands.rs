@@ -9,10 +9,9 @@ use evoring_tests::binaries;
 use evoring_tests::cluster::{Cluster, alone};
 use evoring_tests::images;
 use evoring_tests::job::PruneJob;
+use evoring_tests::process::http_body;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -270,18 +269,6 @@ fn completions_complete() {
     );
 }
 
-/// The body of a page over plain HTTP.
-fn get(address: &str, page: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("a metrics address");
-    let request = format!("GET {page} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    body.to_owned()
-}
-
 /// Claim: coordinator and agents serve the metrics of docs/metrics.md, each of the kind that is
 /// written there, and no other; what counts has counted.
 /// Method: after a job, names and kinds of both pages against the tables.
@@ -308,9 +295,9 @@ fn metrics_are_those_documented() {
     let pages_of = workers.iter().map(|worker| {
         let address = field(&worker["metrics"]);
         let address = address.trim_start_matches("http://");
-        get(address.trim_end_matches("/metrics"), "/metrics")
+        http_body(address.trim_end_matches("/metrics"), "/metrics")
     });
-    let mut pages = vec![get(&field(&announced["http"]), "/metrics")];
+    let mut pages = vec![http_body(&field(&announced["http"]), "/metrics")];
     pages.extend(pages_of);
     let served: BTreeSet<(&str, &str)> = pages
         .iter()

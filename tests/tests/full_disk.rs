@@ -14,6 +14,7 @@ use evoring_protocol::{DemandId, ItemIndex, JobId};
 use evoring_tests::cluster::{Cluster, alone, kill};
 use evoring_tests::evidence::{assert_nothing_recorded_is_repeated, is_work};
 use evoring_tests::job::PruneJob;
+use evoring_tests::namespace::not_run;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -106,12 +107,7 @@ fn full_disk_loses_nothing() {
     let _alone = alone();
     let cluster = match Cluster::start_on_small_disk(2, DISK_BYTES) {
         Ok(cluster) => cluster,
-        Err(reason) => {
-            // Past the capture of the test's output, in the form that `ops/test.py` repeats.
-            let mut stderr = std::io::stderr();
-            return writeln!(stderr, "\nnot run: full_disk_loses_nothing ({reason})")
-                .expect("standard error");
-        }
+        Err(reason) => return not_run("full_disk_loses_nothing", &reason),
     };
     let running = PruneJob {
         generations: 6,

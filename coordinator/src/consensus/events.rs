@@ -66,6 +66,9 @@ pub enum Event {
     },
     /// Give leadership to somebody else, if this node has it and anybody can take it.
     HandOver,
+    /// This process did not run for so long that workers may have lost it, and it them: a leader gives
+    /// up its office, and takes the next one, if it gets it, as any new leader does.
+    Paused,
 }
 
 /// A committed entry.
@@ -175,6 +178,14 @@ pub enum StopReason {
          remove`), start it with an empty folder and add it anew"
     )]
     Forgot(Rejection),
+    /// The group agreed on a change of membership that cannot be (`RAFT-4`).
+    #[error("entry {index} {what}; every coordinator stops there: restore the group from a copy")]
+    Membership {
+        /// Index of the entry.
+        index: u64,
+        /// What is wrong with it.
+        what: String,
+    },
 }
 
 /// Who this node is.

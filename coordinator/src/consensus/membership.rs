@@ -4,10 +4,15 @@
 //! - `MEMBER-2`: voters change through a joint configuration, which whoever leads leaves.
 //! - `MEMBER-3`: no change begins before the last one is applied; none removes the last voter.
 
+use evoring_protocol::limits::LISTED_MEMBERS;
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
+use prost::Message as _;
 use raft::eraftpb::{
-    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
+    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
+    Entry, EntryType,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the replicated state wants of a node; nodes without a goal shall leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub(super) fn next(
     has_caught_up: impl Fn(u64) -> bool,
 ) -> Next {
     let is_joint = !now.voters_outgoing.is_empty() || !now.learners_next.is_empty();
+    #[cfg(evoring_plants)]
+    let is_joint = is_joint && !is_planted(Plant::JointNeverLeft);
     if is_joint {
         return Next::Change(ConfChangeV2::default());
     }
@@ -94,6 +101,64 @@ fn change(node: u64, kind: ConfChangeType) -> Next {
         ConfChangeType::AddNode | ConfChangeType::RemoveNode => ConfChangeTransition::Explicit,
     });
     Next::Change(change)
+}
+
+/// The change that an entry holds, whose kind says that it is one; what is wrong with it otherwise.
+/// `raft` panics on kinds that it does not know.
+pub(super) fn decoded(entry: &Entry) -> Result<ConfChangeV2, String> {
+    let malformed = |e: prost::DecodeError| format!("is a malformed change of membership: {e}");
+    let data = entry.data.as_slice();
+    let change = match entry.entry_type() {
+        EntryType::EntryConfChange => {
+            let change = ConfChange::decode(data).map_err(malformed)?;
+            let single = ConfChangeSingle {
+                change_type: change.change_type,
+                node_id: change.node_id,
+            };
+            ConfChangeV2 {
+                changes: vec![single],
+                ..ConfChangeV2::default()
+            }
+        }
+        _ => ConfChangeV2::decode(data).map_err(malformed)?,
+    };
+    let is_known =
+        |single: &ConfChangeSingle| ConfChangeType::from_i32(single.change_type).is_some();
+    let are_known = ConfChangeTransition::from_i32(change.transition).is_some()
+        && change.changes.iter().all(is_known);
+    if are_known && change.changes.len() <= LISTED_MEMBERS {
+        return Ok(change);
+    }
+    Err("is a change of membership of an unknown kind".to_owned())
+}
+
+/// Checks that there is such a membership, by the rules of `raft`, which panics on any other.
+pub(super) fn check(members: &ConfState) -> Result<(), String> {
+    let lists = [
+        &members.voters,
+        &members.learners,
+        &members.voters_outgoing,
+        &members.learners_next,
+    ];
+    let sets = lists.map(|list| list.iter().copied().collect::<BTreeSet<u64>>());
+    let count: usize = lists.iter().map(|list| list.len()).sum();
+    let [voters, learners, outgoing, next] = &sets;
+    let is_joint = !outgoing.is_empty();
+    let problem = match () {
+        () if count > LISTED_MEMBERS => "is too long",
+        () if voters.is_empty() => "has no voters",
+        () if count != sets.iter().map(BTreeSet::len).sum::<usize>() => "names a node twice",
+        () if sets.iter().any(|set| set.contains(&0)) => "names node 0",
+        () if !is_joint && (!next.is_empty() || members.auto_leave) => "is joint with nothing",
+        () if !learners.is_disjoint(voters) || !learners.is_disjoint(outgoing) => {
+            "has voters that learn"
+        }
+        () if !next.is_subset(outgoing) || !next.is_disjoint(voters) => {
+            "has voters that shall learn and do not vote, or go on to"
+        }
+        () => return Ok(()),
+    };
+    Err(problem.to_owned())
 }
 
 #[cfg(test)]

@@ -10,14 +10,20 @@
 //! - `RAFT-3`: a proposal's fate is known only from [`Action::Apply`]; a proposal that is neither
 //!   applied nor refused is unknown, never absent.
 //! - `RAFT-4`: `raft` panics on broken invariants; the shell ends the process then. What comes from
-//!   others is checked before ([`Rejection`]).
+//!   others is checked before ([`Rejection`]). A committed change of membership that cannot be taken
+//!   would let the voters disagree: the node stops.
 //! - `RAFT-5`: a node that forgot what it had acknowledged stops, whoever finds out.
 //! - `RAFT-6`: everything follows from the events and [`NodeConfig`]: the election timeouts, which
 //!   `raft` draws from a generator of the process, are set anew.
+//! - `RAFT-7`: a change of membership is told to others once its commit is durable here, and a voter
+//!   that was removed answers for a while: a node that forgot the commit in a crash needs the old
+//!   majority once more.
 
 mod events;
 mod logger;
 mod membership;
+#[cfg(evoring_plants)]
+mod plants;
 mod reads;
 mod validate;
 mod view;
@@ -29,10 +35,10 @@ pub use membership::Goal;
 pub use validate::Rejection;
 
 use crate::storage::{LogWrite, SnapshotRecord, Stored};
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use membership::Next;
-use raft::eraftpb::{
-    ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType,
-};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use reads::Reads;
 use std::collections::BTreeMap;
@@ -49,8 +55,13 @@ const HEARTBEAT_TICKS: usize = 2;
 const ELECTION_TICKS: usize = 12;
 /// A leader whose oldest write is not durable after 1 s hands over: others have better disks.
 const SLOW_WRITE_TICKS: u64 = 50;
+/// Whoever is asked to hand over tries again for 2 s: just after a check of the quorum nobody counts
+/// as active, and Raft gives up a transfer that takes an election timeout.
+const HAND_OVER_TICKS: u64 = 100;
 /// A learner that lacks no more entries than this has caught up.
 const CAUGHT_UP_ENTRIES: u64 = 256;
+/// A voter that was removed stays for 10 s, unless it is told that nobody needs it (`RAFT-7`).
+const FAREWELL_TICKS: u64 = 500;
 /// Entries that travel in one message.
 const MESSAGE_BYTES: u64 = 1 << 20;
 /// Messages on their way to one follower.
@@ -99,9 +110,17 @@ pub struct Consensus {
     /// Receivers of snapshots that are not good enough for them.
     unsent_snapshots: Vec<u64>,
     goals: BTreeMap<u64, Goal>,
+    /// The membership in force.
+    applied_membership: ConfState,
+    /// The same as far as its commit is durable.
     membership: ConfState,
+    /// Ticks when this node was removed.
+    left_at: Option<u64>,
+    /// Index of the leader's snapshot that is not applied yet.
+    installs: Option<u64>,
     has_stopped: bool,
     ticks: u64,
+    hands_over_until: u64,
 }
 
 struct Pending {
@@ -114,6 +133,8 @@ struct Pending {
     compact_to: Option<u64>,
     /// State of the leader's to install.
     install: Option<(u64, u64, Vec<u8>)>,
+    /// Membership whose commit is durable with it.
+    membership: Option<ConfState>,
     messages: Vec<Message>,
 }
 
@@ -152,12 +173,22 @@ impl Consensus {
             reads: Reads::new(config),
             unsent_snapshots: Vec::new(),
             goals: BTreeMap::new(),
-            membership,
+            membership: membership.clone(),
+            applied_membership: membership,
+            left_at: None,
+            installs: None,
             has_stopped: false,
             ticks: 0,
+            hands_over_until: 0,
         };
         consensus.set_election_timeout();
         Ok(consensus)
+    }
+
+    /// Keeps so many entries before a snapshot for followers that are behind; the others get the
+    /// whole state. For simulations, where the usual number would hide that.
+    pub fn keep_entries(&mut self, entries: u64) {
+        self.node.mut_store().keep_entries(entries);
     }
 
     /// Whether this node leads.
@@ -185,7 +216,7 @@ impl Consensus {
         self.node.raft.raft_log.last_index()
     }
 
-    /// The membership in force.
+    /// The membership in force, as of what is durable here.
     pub fn membership(&self) -> &ConfState {
         &self.membership
     }
@@ -234,14 +265,18 @@ impl Consensus {
 
     fn take(&mut self, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Tick => self.tick(),
-            Event::Campaign => {
+            Event::Tick => self.tick(actions),
+            Event::Campaign if self.may_campaign() => {
                 // Refused only while an unapplied membership change is in the log; ticks try again.
                 let _ = self.node.campaign();
             }
+            Event::Campaign => {}
             Event::Propose { token, data } => self.propose(token, data, actions),
             Event::Persisted { token } => self.persisted(token, actions),
-            Event::Applied { index } => self.node.advance_apply_to(index),
+            Event::Applied { index } => {
+                self.installs = self.installs.filter(|&installs| installs > index);
+                self.node.advance_apply_to(index);
+            }
             Event::Snapshot { index, data } => self.snapshot(index, data, actions),
             Event::Receive { from, message } => self.receive(from, *message, actions),
             Event::Read { token } if self.is_leader() => self.reads.add(token),
@@ -255,18 +290,45 @@ impl Consensus {
                 self.node.report_snapshot(to, status);
             }
             Event::Unreachable { id } => self.node.report_unreachable(id),
-            Event::HandOver => self.hand_over(),
+            Event::HandOver => {
+                self.hands_over_until = self.ticks + HAND_OVER_TICKS;
+                self.hand_over();
+            }
+            Event::Paused if self.is_leader() => {
+                let term = self.term();
+                self.node.raft.become_follower(term, raft::INVALID_ID);
+            }
+            Event::Paused => {}
         }
     }
 
-    fn tick(&mut self) {
+    /// `raft` panics if it campaigns before a snapshot of the leader's is applied, or wins before its
+    /// log is durable.
+    fn may_campaign(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        self.installs.is_none() && log.persisted == log.last_index()
+    }
+
+    fn tick(&mut self, actions: &mut Vec<Action>) {
         self.ticks += 1;
-        self.node.tick();
+        let raft = &self.node.raft;
+        let campaigns = raft.election_elapsed + 1 >= raft.randomized_election_timeout();
+        if self.is_leader() || !campaigns || self.may_campaign() {
+            self.node.tick();
+        }
+        let is_over = |since: u64| self.ticks - since > FAREWELL_TICKS;
+        if self.left_at.is_some_and(is_over) {
+            self.stop(StopReason::Removed, actions);
+        }
         if !self.is_leader() {
             return;
         }
+        if self.left_at.is_some() {
+            self.hand_over();
+        }
         let is_slow = |pending: &Pending| self.ticks - pending.since > SLOW_WRITE_TICKS;
-        if self.pending.front().is_some_and(is_slow) {
+        let is_asked = self.ticks < self.hands_over_until;
+        if is_asked || self.pending.front().is_some_and(is_slow) {
             self.hand_over();
         }
         self.change_membership();
@@ -277,17 +339,21 @@ impl Consensus {
         let raft = &self.node.raft;
         let own = Own {
             id: self.config.id,
+            leads: raft.state == StateRole::Leader,
+            campaigns: raft.state == StateRole::Candidate,
             term: raft.term,
             committed: raft.raft_log.committed,
             last: raft.raft_log.last_index(),
+            persisted: raft.raft_log.persisted,
             log: self.node.store(),
         };
         match own.check(from, &message) {
+            // The leader takes its leadership back if it hears nothing.
+            Ok(()) if message.msg_type() == MessageType::MsgTimeoutNow && !self.may_campaign() => {}
             // Answers of nodes that have left, and votes for a term that is over, are of no use.
             Ok(()) => drop(self.node.step(message)),
             Err(rejection @ Rejection::LogTooShort { .. }) => {
-                self.has_stopped = true;
-                actions.push(Action::Stop(StopReason::Forgot(rejection)));
+                self.stop(StopReason::Forgot(rejection), actions);
             }
             Err(rejection) => actions.push(Action::Rejected(rejection)),
         }
@@ -299,7 +365,8 @@ impl Consensus {
         if !self.is_leader() || raft.lead_transferee.is_some() {
             return;
         }
-        let can_lead = |id: u64| id != self.config.id && self.membership.voters.contains(&id);
+        let can_lead =
+            |id: u64| id != self.config.id && self.applied_membership.voters.contains(&id);
         let best = raft
             .prs()
             .iter()
@@ -329,7 +396,12 @@ impl Consensus {
                 progress.recent_active && progress.matched + CAUGHT_UP_ENTRIES >= committed
             })
         };
-        match membership::next(self.config.id, &self.goals, &self.membership, has_caught_up) {
+        match membership::next(
+            self.config.id,
+            &self.goals,
+            &self.applied_membership,
+            has_caught_up,
+        ) {
             Next::Settled => {}
             // That it takes effect is seen in the membership; until then it is proposed again.
             Next::Change(change) => drop(self.node.propose_conf_change(Vec::new(), change)),
@@ -408,6 +480,9 @@ impl Consensus {
             if let Some((index, term, data)) = pending.install {
                 actions.push(Action::Install { index, term, data });
             }
+            if let Some(membership) = pending.membership {
+                self.membership = membership;
+            }
             for message in pending.messages {
                 self.send(message, actions);
             }
@@ -429,8 +504,12 @@ impl Consensus {
             membership: self.node.store().membership(index),
             data,
         };
+        #[cfg(evoring_plants)]
+        let snapshot = self.spoilt(snapshot);
         // RAFT-2: the newest hard state covers the index, since it is applied.
         let hard_state = Some(self.node.raft.hard_state());
+        #[cfg(evoring_plants)]
+        let hard_state = hard_state.filter(|_| !is_planted(Plant::SnapshotWithoutCommit));
         self.lazy_hard_state = None;
         let write = LogWrite {
             hard_state,
@@ -451,6 +530,7 @@ impl Consensus {
             ready: None,
             compact_to: None,
             install: None,
+            membership: None,
             messages: Vec::new(),
         }
     }
@@ -469,6 +549,8 @@ impl Consensus {
         let reads = ready.take_read_states();
         let mut pending = self.next_pending();
         pending.messages = ready.take_persisted_messages();
+        #[cfg(evoring_plants)]
+        self.send_early(&mut pending.messages, actions);
         let mut write = LogWrite::default();
         if let Some(hard_state) = ready.hs() {
             self.node.mut_store().set_hard_state(hard_state.clone());
@@ -483,6 +565,8 @@ impl Consensus {
             self.node.mut_store().install(metadata);
             self.set_membership(membership.clone(), actions);
             pending.install = Some((index, term, data.clone()));
+            pending.membership = Some(membership.clone());
+            self.installs = Some(index);
             write.installs = true;
             write.snapshot = Some(SnapshotRecord {
                 index,
@@ -495,12 +579,26 @@ impl Consensus {
         }
         write.entries = ready.take_entries();
         self.node.mut_store().append(&write.entries);
-        if ready.must_sync() || !pending.messages.is_empty() {
+        let committed = ready.take_committed_entries();
+        let changes = committed
+            .iter()
+            .any(|entry| entry.entry_type() != EntryType::EntryNormal);
+        if ready.must_sync() || changes || !pending.messages.is_empty() {
             write.hard_state = self.lazy_hard_state.take();
+            #[cfg(evoring_plants)]
+            if let Some(hard_state) = &mut write.hard_state
+                && is_planted(Plant::VoteNotStored)
+            {
+                hard_state.vote = raft::INVALID_ID;
+            }
             pending.ready = Some(ready.number());
             self.persist(write, pending, actions);
         }
-        let committed = self.take_committed(ready.take_committed_entries(), actions);
+        let committed = self.take_committed(committed, actions);
+        // RAFT-7
+        if let Some(pending) = self.pending.back_mut().filter(|_| changes) {
+            pending.membership = Some(self.applied_membership.clone());
+        }
         if !committed.is_empty() {
             actions.push(Action::Apply(committed));
         }
@@ -518,16 +616,13 @@ impl Consensus {
             let proposal = self.proposal(&entry);
             let data = match entry.entry_type() {
                 EntryType::EntryNormal => entry.data,
-                EntryType::EntryConfChange => {
-                    let change = decoded::<ConfChange>(&entry);
-                    let membership = changed(self.node.apply_conf_change(&change));
-                    self.apply_change(entry.index, membership, actions);
-                    Vec::new()
-                }
-                EntryType::EntryConfChangeV2 => {
-                    let change = decoded::<ConfChangeV2>(&entry);
-                    let membership = changed(self.node.apply_conf_change(&change));
-                    self.apply_change(entry.index, membership, actions);
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    if let Err(what) = self.apply_change(&entry, actions) {
+                        let index = entry.index;
+                        self.has_stopped = true;
+                        actions.push(Action::Stop(StopReason::Membership { index, what }));
+                        return committed;
+                    }
                     Vec::new()
                 }
             };
@@ -557,21 +652,43 @@ impl Consensus {
         }
     }
 
-    fn apply_change(&mut self, index: u64, membership: ConfState, actions: &mut Vec<Action>) {
-        self.node.mut_store().changed(index, membership.clone());
+    fn apply_change(&mut self, entry: &Entry, actions: &mut Vec<Action>) -> Result<(), String> {
+        let change = membership::decoded(entry)?;
+        let outcome = self.node.apply_conf_change(&change);
+        let membership =
+            outcome.map_err(|e| format!("is an impossible change of membership: {e}"))?;
+        self.node
+            .mut_store()
+            .changed(entry.index, membership.clone());
         self.set_membership(membership, actions);
+        Ok(())
     }
 
-    /// Takes note of the membership in force; a node that is in it no more stops.
+    /// Takes note of the membership in force. A node that is in it no more stops, at once if it had
+    /// no vote (`RAFT-7`).
     fn set_membership(&mut self, membership: ConfState, actions: &mut Vec<Action>) {
         let id = self.config.id;
-        let was_member = is_member(&self.membership, id);
-        self.membership = membership;
-        actions.push(Action::Membership(self.membership.clone()));
-        if was_member && !is_member(&self.membership, id) {
-            self.has_stopped = true;
-            actions.push(Action::Stop(StopReason::Removed));
+        let was_member = is_member(&self.applied_membership, id);
+        let had_vote = [
+            &self.applied_membership.voters,
+            &self.applied_membership.voters_outgoing,
+        ]
+        .iter()
+        .any(|voters| voters.contains(&id));
+        self.applied_membership = membership;
+        actions.push(Action::Membership(self.applied_membership.clone()));
+        if is_member(&self.applied_membership, id) || !was_member {
+            return;
         }
+        match had_vote {
+            true => self.left_at = Some(self.ticks),
+            false => self.stop(StopReason::Removed, actions),
+        }
+    }
+
+    fn stop(&mut self, reason: StopReason, actions: &mut Vec<Action>) {
+        self.has_stopped = true;
+        actions.push(Action::Stop(reason));
     }
 
     fn report_leadership(&mut self, actions: &mut Vec<Action>) {
@@ -579,6 +696,7 @@ impl Consensus {
         if is_leader && !self.was_leader {
             actions.push(Action::Elected { term: self.term() });
         } else if !is_leader && self.was_leader {
+            self.hands_over_until = 0;
             actions.push(Action::SteppedDown);
             let failed = self.reads.abandon();
             actions.extend(failed.map(|token| Action::ReadFailed { token }));
@@ -611,21 +729,6 @@ fn mixed(parts: &[u64]) -> u64 {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     })
-}
-
-// A committed change that cannot be taken would let the voters disagree (`RAFT-4`).
-
-fn decoded<M: prost::Message + Default>(entry: &Entry) -> M {
-    M::decode(entry.data.as_slice()).unwrap_or_else(|e| {
-        panic!(
-            "entry {}: a committed change of membership is malformed: {e}",
-            entry.index
-        )
-    })
-}
-
-fn changed(outcome: raft::Result<ConfState>) -> ConfState {
-    outcome.unwrap_or_else(|e| panic!("a committed change of membership cannot be applied: {e}"))
 }
 
 #[cfg(test)]

@@ -107,6 +107,24 @@ fn applies_after_persisting() {
     );
 }
 
+// Claim: a leader that was paused gives up its office at once, and takes it again by an election.
+// Method: pause a group of one before and after its election; propose; let time pass.
+#[test]
+fn a_pause_ends_an_office() {
+    let mut node = Node::fresh();
+    node.feed(Event::Paused);
+    node.feed(Event::Campaign);
+    let term = node.consensus.term();
+    node.seen.clear();
+    node.feed(Event::Paused);
+    node.propose(1, b"too late");
+    assert_eq!(node.seen, ["stepped down", "refused"]);
+    (0..3 * ELECTION_TICKS).for_each(|_| node.feed(Event::Tick));
+    assert!(node.consensus.is_leader() && node.consensus.term() > term);
+    node.propose(2, b"a");
+    assert_eq!(node.commands(), [b"a"]);
+}
+
 // Claim: what is proposed while a write is under way is not applied with it.
 // Method: two proposals, `Persisted` for the first alone.
 #[test]

@@ -22,6 +22,7 @@ pub(super) struct LogView {
     entries: VecDeque<Entry>,
     /// Changes of membership that are applied and not in the snapshot.
     changes: Vec<(u64, ConfState)>,
+    kept_entries: u64,
 }
 
 impl LogView {
@@ -36,7 +37,13 @@ impl LogView {
             snapshot,
             entries: stored.entries.into(),
             changes: Vec::new(),
+            kept_entries: KEPT_ENTRIES,
         }
+    }
+
+    /// Keeps so many entries before a snapshot.
+    pub(super) fn keep_entries(&mut self, entries: u64) {
+        self.kept_entries = entries;
     }
 
     pub(super) fn set_hard_state(&mut self, hard_state: HardState) {
@@ -98,7 +105,7 @@ impl LogView {
         let mut bytes: usize = self.entries.iter().map(entry_bytes).sum();
         while let Some(first) = self.entries.front()
             && first.index <= index
-            && (first.index + KEPT_ENTRIES <= index || bytes > KEPT_BYTES)
+            && (first.index + self.kept_entries <= index || bytes > KEPT_BYTES)
         {
             bytes -= entry_bytes(first);
             self.base = (first.index, first.term);

@@ -7,6 +7,8 @@ use crate::scheduler::{ConnectionId, Now};
 use crate::state::Command;
 use evoring_protocol::client::{ClusterView, LeaderHint, MemberRole, MemberView};
 use evoring_protocol::peer::PeerHealth;
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::worker::WorkerCommand;
 use raft::eraftpb::ConfState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +40,8 @@ pub(super) struct Group {
     problems: BTreeMap<u64, String>,
     /// Members whose joining is proposed in this term.
     joining: BTreeMap<u64, u64>,
-    version_proposed: u16,
+    /// Term in which a version was proposed last, and which.
+    version_proposed: (u64, u16),
 }
 
 impl Group {
@@ -145,11 +148,18 @@ impl Leader {
             (now.mono_ms - heard_ms <= HEALTH_MS).then_some(health.version)
         };
         let all: Option<Vec<u16>> = self.state.members().keys().map(reads).collect();
+        #[cfg(evoring_plants)]
+        let all = match is_planted(Plant::VersionRaisedEarly) {
+            true => Some(vec![self.state.reads()]),
+            false => all,
+        };
         let Some(version) = all.and_then(|versions| versions.into_iter().min()) else {
             return;
         };
-        if version > self.state.version() && version != self.group.version_proposed {
-            self.group.version_proposed = version;
+        // What was proposed in an earlier term may be lost.
+        let proposal = (self.term(), version);
+        if version > self.state.version() && proposal != self.group.version_proposed {
+            self.group.version_proposed = proposal;
             self.proposals
                 .add(Command::RaiseVersion { version }, Waiter::Nobody, now);
         }
@@ -203,6 +213,91 @@ impl Leader {
             health: health.map(|(_, health)| health.clone()),
             heard_ms: health.map(|(heard_ms, _)| now.mono_ms.saturating_sub(*heard_ms)),
             problem: self.group.problems.get(&id).cloned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::consensus::Committed;
+    use crate::leader::{Action, Event, Leader, LeaderConfig, Secrets};
+    use crate::scheduler::{Now, TICK_MS};
+    use crate::state::{Batch, Command, NEWEST_RECORDS, OLDEST_RECORDS, State};
+    use evoring_protocol::peer::GroupId;
+
+    /// A leader whose entries are committed by hand.
+    struct Office {
+        leader: Leader,
+        index: u64,
+        now: Now,
+    }
+
+    impl Office {
+        fn feed(&mut self, event: Event) -> Vec<Command> {
+            let actions = self.leader.handle(event, self.now).unwrap();
+            let entries = actions.into_iter().filter_map(|action| match action {
+                Action::Propose { data, .. } => Some(data),
+                _ => None,
+            });
+            let decoded = |data: Vec<u8>| Batch::decode(&data, NEWEST_RECORDS).unwrap();
+            entries.flat_map(|data| decoded(data).commands).collect()
+        }
+
+        fn commit(&mut self, term: u64, commands: Vec<Command>) -> Vec<Command> {
+            self.index += 1;
+            let batch = Batch {
+                time_ms: 0,
+                commands,
+            };
+            let entry = Committed {
+                index: self.index,
+                term,
+                proposal: None,
+                data: batch.encode(OLDEST_RECORDS),
+            };
+            self.feed(Event::Committed(vec![entry]))
+        }
+
+        fn tick(&mut self) -> Vec<Command> {
+            self.now.mono_ms += TICK_MS;
+            self.feed(Event::Tick)
+        }
+    }
+
+    /// Claim: a leader that lost its office with the proposal of a new version proposes it again in
+    /// its next term. Method: the same node leads twice; the first proposal is never committed.
+    #[test]
+    fn a_lost_version_is_proposed_again() {
+        let mut state = State::of_new_group(GroupId([1; 16]), "a".into(), "a:1".into());
+        state.hold_version(OLDEST_RECORDS);
+        state.hold_version(NEWEST_RECORDS);
+        assert_eq!(state.version(), OLDEST_RECORDS);
+        let config = LeaderConfig {
+            process: 1,
+            blobs: String::new(),
+            id: 1,
+            name: "a".into(),
+            address: "a:1".into(),
+        };
+        let now = Now {
+            mono_ms: 0,
+            wall_ms: 0,
+        };
+        let mut office = Office {
+            leader: Leader::new(config, state, Secrets::new([1; 32])),
+            index: 1,
+            now,
+        };
+        let key = Command::SetLeaseKey { key: [2; 32] };
+        let raise = Command::RaiseVersion {
+            version: NEWEST_RECORDS,
+        };
+        for term in 1..=2 {
+            office.feed(Event::Elected { term });
+            office.commit(term, vec![key.clone()]);
+            assert_eq!(office.tick(), std::slice::from_ref(&raise), "term {term}");
+            assert_eq!(office.tick(), []);
+            office.feed(Event::SteppedDown);
         }
     }
 }

@@ -3,12 +3,10 @@
 use super::{Action, Denial, Leader, Ticket};
 use crate::scheduler::Now;
 use evoring_protocol::client::{ClusterView, CoordinatorView, JobView, WorkerView};
+use evoring_protocol::limits::LISTED_JOBS;
 use evoring_protocol::version::build_id;
 use evoring_protocol::{Digest, ErrorCode, JobId, RemoteError};
 use std::collections::BTreeMap;
-
-/// Jobs in one list, the newest ones; a reply has a limit.
-const LISTED_JOBS: usize = 4_000;
 
 /// Questions that wait.
 #[derive(Debug, Default)]

@@ -114,6 +114,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         snapshot_bytes: taken.snapshot_bytes,
     };
+    let (standing, standing_seen) = watch::channel(Arc::new(Standing::default()));
     let links = Links::new(Common {
         connector: Connector::new(&identity)?,
         group: own.group,
@@ -121,6 +122,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         address,
         raft: raft.clone(),
         inbox: inbox.clone(),
+        standing: standing_seen.clone(),
         runtime: tokio::runtime::Handle::current(),
     });
     let raft_parts = RaftParts {
@@ -133,7 +135,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         campaigns: is_alone,
     };
     let raft_thread = raft_parts.start(raft.clone(), inputs, failed.clone())?;
-    let (standing, standing_seen) = watch::channel(Arc::new(Standing::default()));
     let leader = LeaderThread {
         leader: taken.leader,
         messages,

@@ -1,6 +1,6 @@
 //! Answers of any length in replies of bounded size.
 
-use evoring_protocol::limits::CLIENT_REPLY_BYTES;
+use evoring_protocol::limits::{CLIENT_REPLY_BYTES, PAGE_ITEMS};
 use postcard::ser_flavors::Size;
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ const PAGE_BYTES: usize = CLIENT_REPLY_BYTES / 4;
 /// Room in a reply for what is around its items.
 const OVERHEAD_BYTES: usize = 64;
 
-/// The first of `items`, as many as fit into one page; one at least, if there are any. An item that
+/// The first of `items`, as many as fit into one page and may be there; one at least, if there are any. An item that
 /// exceeds even a reply is found out when it is sent.
 pub(super) fn page<'a, T>(items: impl IntoIterator<Item = &'a T>) -> Vec<T>
 where
@@ -19,6 +19,7 @@ where
     let mut filled = 0;
     items
         .into_iter()
+        .take(PAGE_ITEMS)
         .take_while(|item| {
             let is_first = filled == 0;
             filled += encoded_bytes(*item);
@@ -116,6 +117,7 @@ mod tests {
         };
         assert_eq!(page(&Vec::<LogLine>::new()), []);
         assert_eq!(page(&vec![line(100); 5_000]).len(), 5_000);
+        assert_eq!(page(&vec![line(1); 2 * PAGE_ITEMS]).len(), PAGE_ITEMS);
         let long = [line(2 * PAGE_BYTES), line(1)];
         assert_eq!(page(&long), long[..1]);
     }

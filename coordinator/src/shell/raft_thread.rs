@@ -8,6 +8,7 @@ use super::metrics::Metrics;
 use super::peers::{Links, Outgoing};
 use crate::consensus::{Action, Consensus, Event, Goal, StopReason, TICK_MS};
 use crate::leader::{self, GroupReport};
+use crate::scheduler::{HEARTBEAT_MS, LOST_MS};
 use crate::state::Member;
 use crate::storage::SnapshotRecord;
 use anyhow::Context as _;
@@ -26,6 +27,9 @@ use tokio::sync::mpsc;
 const TICK: Duration = Duration::from_millis(TICK_MS);
 /// Ticks that are made up for after a pause; more would only call an election that is not needed.
 const LATE_TICKS: u32 = 4;
+/// A process that did not run for so long must not take its own silence for that of its workers, which
+/// are given up after [`LOST_MS`] without the sign of life that they send every [`HEARTBEAT_MS`].
+const PAUSE: Duration = Duration::from_millis(LOST_MS - 2 * HEARTBEAT_MS);
 /// The leader thread is told how the group stands this often.
 const REPORT_TICKS: u64 = 10;
 /// Inputs that wait for the thread, besides those from other coordinators. The leader thread has at
@@ -208,6 +212,7 @@ impl Worker {
 
     fn run(mut self, inputs: &Receiver<Input>) -> anyhow::Result<()> {
         let mut next_tick = Instant::now() + TICK;
+        let mut last_seen = Instant::now();
         let members = self.parts.members.clone();
         self.take(Input::Members(members))?;
         if self.parts.campaigns {
@@ -215,7 +220,14 @@ impl Worker {
         }
         loop {
             let timeout = next_tick.saturating_duration_since(Instant::now());
-            match inputs.recv_timeout(timeout) {
+            let received = inputs.recv_timeout(timeout);
+            // First: the leader thread may already want what follows from workers that seem lost.
+            let paused = std::mem::replace(&mut last_seen, Instant::now()).elapsed();
+            if paused > PAUSE {
+                tracing::warn!(?paused, "this process did not run for a while");
+                self.feed(Event::Paused)?;
+            }
+            match received {
                 Ok(Input::Stop) => break,
                 Ok(input) => {
                     if !self.take_all(input, inputs)? {

@@ -1,5 +1,7 @@
 //! A gang: ranks that run together or not at all.
 
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::work::{Checkpoint, FailureCause, Kernel, Member, Roster};
 use evoring_protocol::{Digest, Rank, RosterNumber, limits};
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,10 @@ impl GangState {
 
     /// The current roster if it has this number.
     pub fn current(&self, number: RosterNumber) -> Option<&Roster> {
+        #[cfg(evoring_plants)]
+        if is_planted(Plant::OldRosterCounts) {
+            return self.roster.as_ref();
+        }
         self.roster
             .as_ref()
             .filter(|roster| roster.number == number)

@@ -3,6 +3,8 @@
 use super::cache::{FitnessCache, KeyPrefix};
 use super::command::ItemReport;
 use evoring_protocol::numerics::NumericsClass;
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::work::{FailureCause, Kernel, WorkError};
 use evoring_protocol::{Attempt, Digest, ItemIndex, limits};
 use serde::{Deserialize, Serialize};
@@ -194,6 +196,10 @@ impl MapState {
             let Some(state) = self.states.get_mut(position) else {
                 continue;
             };
+            #[cfg(evoring_plants)]
+            if matches!(state, ItemState::Done(_)) && is_planted(Plant::ResultCountsTwice) {
+                changes.recorded.push(report.index);
+            }
             let ItemState::Open(tries) = *state else {
                 continue;
             };

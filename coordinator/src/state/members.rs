@@ -9,6 +9,8 @@ use super::{Outcome, State};
 use evoring_protocol::ErrorCode;
 use evoring_protocol::limits::{MEMBERS, TEXT_BYTES};
 use evoring_protocol::peer::GroupId;
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use serde::{Deserialize, Serialize};
 
 /// Oldest version of the records that this build reads.
@@ -83,6 +85,10 @@ impl State {
             );
             let code = ErrorCode::Invalid;
             return Outcome::Refused { code, message };
+        }
+        #[cfg(evoring_plants)]
+        if is_planted(Plant::MemberIdReused) {
+            self.next_member = self.members.keys().max().map_or(1, |id| id + 1);
         }
         let id = self.next_member;
         self.next_member += 1;

@@ -37,6 +37,8 @@ use evoring_jobs::driver::{Driver, DriverEvent};
 use evoring_protocol::event::EventKind;
 use evoring_protocol::limits::{LABEL_BYTES, LABEL_KEY_BYTES, LABELS};
 use evoring_protocol::peer::GroupId;
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::{DemandId, Digest, ErrorCode, JobId, SubmissionKey, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -196,6 +198,12 @@ impl State {
         self.applied = index;
         self.hash = chain(self.hash, index, entry);
         self.time_ms = self.time_ms.max(batch.time_ms);
+        #[cfg(evoring_plants)]
+        if is_planted(Plant::TimeGoesBack) && !entry.is_empty() {
+            self.time_ms = batch.time_ms;
+        } else if is_planted(Plant::ClockInApply) {
+            self.time_ms = evoring_protocol::plants::machine_clock();
+        }
         let mut applied = Applied::default();
         for command in batch.commands {
             let outcome = self.command(index, command, &mut applied.effects);
@@ -247,6 +255,10 @@ impl State {
             driver,
             ..
         } = submission;
+        #[cfg(evoring_plants)]
+        if is_planted(Plant::KeyIgnored) {
+            self.submissions.remove(&key);
+        }
         if let Some(&job) = self.submissions.get(&key) {
             return Outcome::Submitted {
                 job,

@@ -13,10 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Steps that one command may cause: a search whose generations are all in the cache takes one
 /// for each. More is a driver that runs in circles.
 const STEPS: usize = 100_000;
-/// Demands that a job may have open at once.
-const DEMANDS: usize = 4_096;
-/// Artifacts of one job, and bytes of their names.
-const ARTIFACTS: usize = 1_024;
+/// Bytes of an artifact's name.
 const NAME_BYTES: usize = 256;
 
 impl State {
@@ -151,7 +148,7 @@ impl State {
         let Some(work) = job.work_mut() else {
             return Ok(());
         };
-        check("demands at once", work.demands.len() + 1, DEMANDS)?;
+        check("demands at once", work.demands.len() + 1, limits::DEMANDS)?;
         if work.demands.insert(demand, state).is_some() {
             return Err(format!("the driver numbered two demands {demand}"));
         }
@@ -163,7 +160,7 @@ impl State {
         let Some(job) = self.jobs.get_mut(&id) else {
             return Ok(());
         };
-        check("artifacts", job.artifacts.len() + 1, ARTIFACTS)?;
+        check("artifacts", job.artifacts.len() + 1, limits::ARTIFACTS)?;
         check("bytes of an artifact's name", name.len(), NAME_BYTES)?;
         if job.artifacts.iter().any(|(known, _)| *known == name) {
             return Err(format!("the driver wrote two artifacts named {name:?}"));

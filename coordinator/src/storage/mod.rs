@@ -35,8 +35,13 @@ pub use redb_store::{LOG_FILE, RedbStore};
 pub use sector_store::SectorStore;
 pub use sim_disk::{DiskFaults, Flip, SECTOR_BYTES, SimDisk};
 
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use raft::eraftpb::{ConfState, Entry, HardState};
 use std::path::PathBuf;
+
+/// No index is higher, so that there is always a next one.
+const LAST_INDEX: u64 = u64::MAX - 1;
 
 /// The replicated state at one index.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +87,10 @@ impl LogWrite {
             self.entries.truncate(kept);
             self.entries.extend(next.entries);
         }
+        #[cfg(evoring_plants)]
+        if self.hard_state.is_some() && is_planted(Plant::JoinedWriteForgets) {
+            return;
+        }
         if next.hard_state.is_some() {
             self.hard_state = next.hard_state;
         }
@@ -118,7 +127,10 @@ impl Stored {
     }
 
     /// Checks a write and takes it, in memory; the one definition of what it means (`STORE-2`).
-    pub(crate) fn take(&mut self, write: &LogWrite) -> Result<(), StorageError> {
+    ///
+    /// # Errors
+    /// [`StorageError::NotContiguous`] or [`StorageError::Misused`]; nothing is taken then.
+    pub fn take(&mut self, write: &LogWrite) -> Result<(), StorageError> {
         check_write(self.snapshot_index(), self.last_index(), write)?;
         if let Some(first) = write.entries.first() {
             let kept = self.before(first.index);
@@ -189,10 +201,11 @@ pub(crate) fn check_write(snapshot: u64, last: u64, write: &LogWrite) -> Result<
     }
     let mut next = None;
     for entry in &write.entries {
-        let fits = match next {
-            None => entry.index > snapshot && entry.index <= last + 1,
-            Some(next) => entry.index == next,
-        };
+        let fits = entry.index <= LAST_INDEX
+            && match next {
+                None => entry.index > snapshot && entry.index <= last + 1,
+                Some(next) => entry.index == next,
+            };
         if !fits {
             let expected = next.unwrap_or(last + 1);
             return Err(StorageError::NotContiguous {
@@ -203,10 +216,12 @@ pub(crate) fn check_write(snapshot: u64, last: u64, write: &LogWrite) -> Result<
         next = Some(entry.index + 1);
     }
     match &write.snapshot {
-        Some(new) if new.index < snapshot => Err(StorageError::NotContiguous {
-            expected: snapshot,
-            got: new.index,
-        }),
+        Some(new) if new.index < snapshot || new.index > LAST_INDEX => {
+            Err(StorageError::NotContiguous {
+                expected: snapshot,
+                got: new.index,
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -214,10 +229,20 @@ pub(crate) fn check_write(snapshot: u64, last: u64, write: &LogWrite) -> Result<
 /// Checks that an entry comes directly after index `last`.
 fn check_next(last: u64, entry: &Entry) -> Result<(), StorageError> {
     let (expected, got) = (last + 1, entry.index);
-    if got == expected {
+    if got == expected && got <= LAST_INDEX {
         Ok(())
     } else {
         Err(StorageError::NotContiguous { expected, got })
+    }
+}
+
+/// Checks what was read as a snapshot.
+fn check_snapshot(snapshot: &Option<SnapshotRecord>) -> Result<(), String> {
+    match snapshot {
+        Some(snapshot) if snapshot.index > LAST_INDEX => {
+            Err(format!("a snapshot at index {}", snapshot.index))
+        }
+        _ => Ok(()),
     }
 }
 

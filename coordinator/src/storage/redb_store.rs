@@ -4,7 +4,12 @@ use super::backend::{Failure, FileNotes, WatchedFile};
 use super::disk::{Disk, OpenAs, RealDisk};
 use super::record::{frame, frame_message, unframe, unframe_message};
 use super::witness::{Statement, WITNESS_FILE, Witness};
-use super::{Extent, LogStore, LogWrite, SnapshotRecord, StorageError, Stored, check_write};
+use super::{
+    Extent, LAST_INDEX, LogStore, LogWrite, SnapshotRecord, StorageError, Stored, check_snapshot,
+    check_write,
+};
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use raft::eraftpb::{ConfState, Entry, HardState};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use std::io;
@@ -72,6 +77,16 @@ impl RedbStore {
             empty_unmade(&*disk).map_err(io)?;
         }
         let notes = FileNotes::default();
+        #[cfg(evoring_plants)]
+        let statement = match is_planted(Plant::DamagedLogEmptied)
+            .then(|| open_database(&*disk, &FileNotes::default()))
+        {
+            Some(Err(StorageError::Corrupt { .. })) => {
+                disk.open(LOG_FILE, OpenAs::Emptied).map_err(io)?;
+                Statement::Nothing
+            }
+            _ => statement,
+        };
         let database = open_database(&*disk, &notes)?;
         let mut store = Self {
             disk: Arc::clone(&disk),
@@ -165,6 +180,7 @@ impl RedbStore {
         let sequence = single(&singles, SEQUENCE)?
             .as_deref()
             .and_then(number)
+            .filter(|&sequence| sequence <= LAST_INDEX)
             .ok_or_else(|| ReadError::Record("no sequence number".to_owned()))?;
         let hard_state = match singles.get(HARD_STATE)? {
             Some(record) => Some(
@@ -178,13 +194,14 @@ impl RedbStore {
             snapshot: read_snapshot(&singles)?,
             entries: Vec::new(),
         };
+        check_snapshot(&stored.snapshot).map_err(ReadError::Record)?;
         let table = transaction.open_table(ENTRIES)?;
         for row in table.iter()? {
             let (index, record) = row?;
             let index = index.value();
             let entry: Entry = unframe_message(index, record.value()).map_err(ReadError::Record)?;
             let expected = stored.last_index() + 1;
-            if index != entry.index || index != expected {
+            if index != entry.index || index != expected || index > LAST_INDEX {
                 return Err(ReadError::Record(format!(
                     "entry {index}: expected index {expected}"
                 )));

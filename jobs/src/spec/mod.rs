@@ -25,6 +25,11 @@ use reader::{Lines, Reader};
 /// Kinds of jobs that this build runs.
 pub const KINDS: [&str; 1] = ["evolve.prune"];
 
+/// Words and signs (`= , . [ ] { } " '` and line ends) of one job file. The parser takes up to 1,100
+/// bytes for each, far more than for a letter, so this bounds what a file can make a coordinator hold;
+/// 256 layers with every field have under 9,000.
+const MAX_PIECES: usize = 1 << 14;
+
 /// A job file that cannot be accepted, in one line for each defect.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .messages.join("\n"))]
@@ -54,17 +59,9 @@ pub fn parse(file: &str, text: &str) -> Result<JobSpec, SpecError> {
 /// [`parse`], and the name of every field that was looked for (`section.field`).
 fn parse_with_fields(file: &str, text: &str) -> (Result<JobSpec, SpecError>, Vec<String>) {
     let file: String = file.chars().filter(|c| !c.is_control()).take(200).collect();
-    if text.len() > JOB_FILE_BYTES {
-        let message = format!(
-            "{file}:1: expected a job file of at most {JOB_FILE_BYTES} bytes, got {}",
-            text.len()
-        );
-        return (
-            Err(SpecError {
-                messages: vec![message],
-            }),
-            Vec::new(),
-        );
+    if let Some(excess) = excess(text) {
+        let messages = vec![format!("{file}:1: expected a job file of at most {excess}")];
+        return (Err(SpecError { messages }), Vec::new());
     }
     let lines = Lines::new(text);
     let document = match toml_edit::Document::parse(text) {
@@ -93,6 +90,25 @@ fn parse_with_fields(file: &str, text: &str) -> (Result<JobSpec, SpecError>, Vec
         Some(job) if messages.is_empty() => (Ok(job), fields),
         _ => (Err(SpecError { messages }), fields),
     }
+}
+
+/// What a text has too much of: the limit, and what it has.
+fn excess(text: &str) -> Option<String> {
+    if text.len() > JOB_FILE_BYTES {
+        return Some(format!("{JOB_FILE_BYTES} bytes, got {}", text.len()));
+    }
+    let pieces = pieces(text);
+    let is_excessive = pieces > MAX_PIECES;
+    is_excessive.then(|| {
+        format!("{MAX_PIECES} words and signs (= , . [ ] {{ }} \" ' and line ends), got {pieces}; shorten lists and comments")
+    })
+}
+
+/// Words and signs, as [`MAX_PIECES`] counts them.
+fn pieces(text: &str) -> usize {
+    let is_sign = |byte: &u8| b"=,.[]{}\"'\r\n".contains(byte);
+    let signs = text.bytes().filter(is_sign).count();
+    signs + text.split_ascii_whitespace().count()
 }
 
 /// `None` only where a defect was reported.

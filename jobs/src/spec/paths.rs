@@ -1,7 +1,6 @@
 //! Relative paths of a job file.
 
-use super::SpecError;
-use evoring_protocol::limits::JOB_FILE_BYTES;
+use super::{SpecError, excess};
 use std::path::Path;
 use toml_edit::{DocumentMut, value};
 
@@ -13,7 +12,7 @@ const PATH_FIELDS: [&str; 3] = ["idx", "folder", "npz"];
 /// other defects are left for it.
 pub fn with_absolute_paths(file: &str, text: &str, folder: &str) -> Result<String, SpecError> {
     // Reports what is no TOML, or too large, in the usual form.
-    if text.len() > JOB_FILE_BYTES || toml_edit::Document::parse(text).is_err() {
+    if excess(text).is_some() || toml_edit::Document::parse(text).is_err() {
         super::parse(file, text)?;
     }
     let refuse = |message: String| SpecError {

@@ -27,6 +27,26 @@ fn message(section: &str, lines: &str) -> String {
     messages[0].clone()
 }
 
+/// Claim: what the parser would take hundreds of bytes for is refused before it is asked, by the
+/// client as by the coordinator; as many words and signs as allowed are parsed.
+/// Method: an array of numbers at both sides of the limit, and words alone.
+#[test]
+fn words_and_signs_are_limited() {
+    let numbers = |count: usize| format!("{SMALLEST}a = [{}]", "1,".repeat(count));
+    let fits = numbers(MAX_PIECES - pieces(&numbers(0)));
+    assert!(
+        messages(&fits)[0].contains("unknown field"),
+        "{:?}",
+        messages(&fits)
+    );
+    for text in [fits.replace("[1", "[ 1"), "a ".repeat(MAX_PIECES + 1)] {
+        let refused = "job.toml:1: expected a job file of at most 16384 words and signs (= , . [ ] { } \" ' and line ends), got 16385; shorten lists and comments";
+        assert_eq!(messages(&text), [refused]);
+        let error = with_absolute_paths("job.toml", &text, "/folder").unwrap_err();
+        assert_eq!(error.messages, [refused]);
+    }
+}
+
 /// Claim: the smallest job has the defaults that the paper (Wang et al., *Towards Evolutionary
 /// Compression*, KDD 2018) and `docs/job-file.md` name.
 #[test]

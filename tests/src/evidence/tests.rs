@@ -365,6 +365,31 @@ fn agent_that_died_with_its_coordinator_must_be_a_member() {
     assert_eq!(verdicts("w3", &replaced), (true, true));
 }
 
+// Claim: an office is lost at work only to another process, within the stage, while work was held.
+// Method: two starts around a grant; without the grant, with its result, in another order, with the
+// same process again, and with a third process in between.
+#[test]
+fn office_is_lost_to_another_process() {
+    let office = |process| EventKind::CoordinatorStarted { process, term: 1 };
+    let lost = |kinds: Vec<EventKind>| {
+        let first = std::iter::once(office(1));
+        let events = events(first.chain(kinds).collect());
+        lost_office_at_work(&events, STAGE, 1)
+    };
+    let grant = || granted("w1", &[0], false);
+    assert!(lost(vec![grant(), office(2)]));
+    assert!(!lost(vec![grant()]));
+    assert!(!lost(vec![office(2), grant()]));
+    assert!(!lost(vec![grant(), recorded(&[0]), office(2)]));
+    assert!(!lost(vec![grant(), office(1)]));
+    assert!(!lost(vec![office(3), grant(), office(2)]));
+    let end = EventKind::StageFinished {
+        job: JOB,
+        stage: STAGE.to_owned(),
+    };
+    assert!(!lost(vec![grant(), end, office(2)]));
+}
+
 // Claim: a grant after a result is found. Method: the same item before and after its result.
 #[test]
 #[should_panic(expected = "granted again with a result")]

@@ -16,7 +16,9 @@ mod reports;
 use super::outbox::Outbox;
 use super::work::{Action, Class, Event, Profile, Running, Work};
 use evoring_protocol::SlotIndex;
-use evoring_protocol::limits::WORKER_REPORT_BYTES;
+use evoring_protocol::limits::{HELLO_LEASES, HELLO_RANKS, WORKER_REPORT_BYTES};
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::version::build_id;
 use evoring_protocol::work::{Assignment, FailureCause, HeldRank, Lease, WorkError};
 use evoring_protocol::worker::{Hello, RankEvent, WorkerCommand, WorkerReport};
@@ -32,6 +34,7 @@ const HELLO_LEASE_BYTES: usize = WORKER_REPORT_BYTES / 2;
 /// Upper bounds of a lease's encoded size: what is in each, and one item.
 const LEASE_BYTES: usize = 256;
 const LEASED_ITEM_BYTES: usize = 10;
+const _: () = assert!(HELLO_LEASE_BYTES / LEASE_BYTES <= HELLO_LEASES);
 
 #[derive(Debug, Default)]
 struct Slot {
@@ -227,7 +230,7 @@ impl Core {
         leases
     }
 
-    /// Ranks that run, wait, or have a result on its way.
+    /// Ranks that run, wait, or have a result on its way, as many as a hello may hold.
     fn held_ranks(&self) -> Vec<HeldRank> {
         let running = self.works().filter_map(|work| match work {
             Work::Rank { held, .. } => Some(held),
@@ -248,6 +251,7 @@ impl Core {
             .collect();
         ranks.sort();
         ranks.dedup();
+        ranks.truncate(HELLO_RANKS);
         ranks
     }
 
@@ -432,6 +436,10 @@ impl Core {
             };
             if running.stopping_since.is_some() || !is_unwanted(&running.work) {
                 continue;
+            }
+            #[cfg(evoring_plants)]
+            if is_planted(Plant::StartsBeforeStopped) {
+                running.is_delivered = false;
             }
             if running.is_delivered {
                 running.stopping_since = Some(now);

@@ -107,8 +107,9 @@ struct Task {
     has_joined: bool,
     outgoing: mpsc::Receiver<Outgoing>,
     health: watch::Receiver<Option<PeerHealth>>,
-    /// The problem that the leader thread was told last.
-    told: Option<String>,
+    /// What the leader thread was told last of the way to this coordinator: there is a problem, or none
+    /// any more. Nothing yet by this link, but maybe by one that it replaced.
+    told: Option<Option<String>>,
 }
 
 /// Why a connection came to nothing.
@@ -177,11 +178,11 @@ impl Task {
 
     /// Tells the leader thread, for people, when something changes.
     async fn told(&mut self, problem: Option<String>) {
-        if self.told != problem {
+        if self.told.as_ref() != Some(&problem) {
             if let Some(problem) = &problem {
                 tracing::warn!(to = self.to, address = %self.address, problem, "no way to a coordinator");
             }
-            self.told = problem.clone();
+            self.told = Some(problem.clone());
             let id = self.to;
             let event = leader::Event::Contact { id, problem };
             self.common.inbox.send(Message::Event(event)).await;
@@ -190,6 +191,12 @@ impl Task {
 
     /// A connection on which the other side has welcomed this one.
     async fn connect(&self) -> Result<(Connection, Sender), Failure> {
+        // A coordinator that is behind may not know that the member has joined: an id that it gave to
+        // a process without one could be that of a lost disk (`GROUP-1`).
+        if !self.has_joined && !self.common.standing.borrow().leads {
+            let message = "is yet to be taken in by the leader";
+            return Err(Failure::Other(message.to_owned()));
+        }
         let address = self.resolve().await.map_err(Failure::Other)?;
         let connector = &self.common.connector;
         let connection = connector

@@ -11,13 +11,14 @@ mod link;
 pub(super) use incoming::{Doorkeeper, serve};
 pub(super) use link::Outgoing;
 
-use super::leader_thread::Inbox;
+use super::leader_thread::{Inbox, Standing};
 use super::raft_thread::RaftSender;
 use crate::state::Member;
 use evoring_protocol::peer::{GroupId, PeerHealth};
 use evoring_protocol::transport::Connector;
 use link::Link;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Messages that wait for one coordinator; more are dropped, as a network may.
@@ -33,6 +34,8 @@ pub(super) struct Common {
     pub address: String,
     pub raft: RaftSender,
     pub inbox: Inbox,
+    /// How this coordinator stands: only one in office gives ids.
+    pub standing: watch::Receiver<Arc<Standing>>,
     pub runtime: tokio::runtime::Handle,
 }
 

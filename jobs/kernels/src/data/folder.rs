@@ -14,8 +14,13 @@ use std::path::{Path, PathBuf};
 
 /// Longest side of a picture that is decoded.
 const MAX_PICTURE_SIDE: u32 = 1 << 14;
-/// Bytes that decoding one picture may take.
+/// Bytes that decoding one picture may take, …
 const MAX_PICTURE_BYTES: u64 = 1 << 30;
+/// … and for each byte of its file: PNG packs at most 1,032 bytes into one, JPEG some 500 of one colour.
+/// Both decoders take what the header says before they read on.
+const MAX_EXPANSION: u64 = 1_100;
+/// Bytes that any picture may take, however small its file is.
+const SMALL_PICTURE_BYTES: u64 = 4 << 20;
 /// Without folders `train` and `test`, every fifth picture of a class is for testing.
 const TEST_EVERY: usize = 5;
 /// Class folders that a message names.
@@ -140,13 +145,15 @@ fn decode(path: &Path) -> Result<DynamicImage, KernelError> {
     let corrupt = |message: String| KernelError::corrupt(path, 0, message);
     let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
     let mut reader = reader.map_err(KernelError::io(path))?;
+    let file = std::fs::metadata(path).map_err(KernelError::io(path))?;
+    let expanded = file.len().saturating_mul(MAX_EXPANSION);
     if reader.format().is_none() {
         return Err(corrupt("neither PNG nor JPEG".to_owned()));
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_PICTURE_SIDE);
     limits.max_image_height = Some(MAX_PICTURE_SIDE);
-    limits.max_alloc = Some(MAX_PICTURE_BYTES);
+    limits.max_alloc = Some(expanded.clamp(SMALL_PICTURE_BYTES, MAX_PICTURE_BYTES));
     reader.limits(limits);
     reader.decode().map_err(|e| corrupt(e.to_string()))
 }

@@ -553,6 +553,30 @@ fn broken_folders_are_refused() {
     assert!(message(&two).contains("b/1.png"));
 }
 
+/// Claim: a picture whose header claims far more than its file can hold is refused before memory is
+/// taken and before pixels are made up; a large picture of one colour, packed 500 to 1, is read.
+/// Method: a JPEG of 16,000 × 16,000 by its header alone; a whole one of 3,000 × 3,000.
+#[test]
+fn claimed_sizes_fit_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a/1.jpg");
+    picture(&path, 3_000, 3_000, [200, 200, 200]);
+    let one = spec(DataSource::Folder(text(folder.path())), [1, 4, 4], 1);
+    let images = read(&one, Side::Train).unwrap();
+    assert_eq!(images.pixels, Pixels::Bytes(vec![200; 16]));
+    picture(&path, 8, 8, [200, 200, 200]);
+    let mut huge = std::fs::read(&path).unwrap();
+    let frame = huge.windows(2).position(|two| two == [0xff, 0xc0]).unwrap();
+    let side = 16_000u16.to_be_bytes();
+    huge[frame + 5..frame + 9].copy_from_slice(&[side, side].concat());
+    std::fs::write(&path, huge).unwrap();
+    let message = read(&one, Side::Train).unwrap_err().to_string();
+    assert!(
+        message.contains("1.jpg") && message.contains("limit"),
+        "{message}"
+    );
+}
+
 /// Claim: the parts are disjoint, have their sizes, and do not overlap with the test side; parts
 /// that do not fit are refused.
 #[test]

@@ -12,6 +12,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub use checkpoint::Checkpoint;
 pub use evoring_jobs::tree::{shards_of, tree_sum};
 pub use exchange::{ExchangeError, GradientExchange, SingleProcess};
 
@@ -19,7 +20,6 @@ use crate::KernelError;
 use crate::evaluator::{check_call, check_fits};
 use crate::weights::Weights;
 use batch::BatchMaker;
-use checkpoint::Checkpoint;
 use evoring_jobs::calls::{Recipe, TrainCall, TrainResult};
 use evoring_jobs::network::NetworkSpec;
 use evoring_protocol::Digest;

@@ -1,0 +1,153 @@
+//! What must happen sometimes: a run in which one of these never did has tested less than it says.
+
+macro_rules! sometimes {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        /// Something rare that a run must meet.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Sometimes {
+            $($(#[doc = $doc])* $name,)*
+        }
+
+        impl Sometimes {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+sometimes! {
+    /// A message was lost.
+    MessageLost,
+    /// A message came twice.
+    MessageDoubled,
+    /// A message was overtaken.
+    MessageOvertaken,
+    /// A coordinator's process was killed.
+    ProcessKilled,
+    /// … while a write was on its way to the disk.
+    KilledWhileWriting,
+    /// Machines were cut off from others, both ways.
+    Partition,
+    /// … one way only.
+    OneWayPartition,
+    /// A path went to and fro.
+    FlappingPath,
+    /// The weather became bad.
+    BadWeather,
+    /// A coordinator stood still.
+    ProcessPaused,
+    /// A clock jumped.
+    ClockJumped,
+    /// A disk stood still.
+    DiskStalled,
+    /// A write found the disk full.
+    DiskFull,
+    /// A sync failed.
+    SyncFailed,
+    /// The power of a whole group was cut.
+    GroupPowerCut,
+    /// The power of one machine was cut.
+    PowerCut,
+    /// A bit of a stored file was flipped.
+    BitFlipped,
+    /// A damaged store was recognized.
+    CorruptionFound,
+    /// A flipped bit was in no live data: the store read as it was written.
+    HarmlessFlip,
+    /// A member lost its disk, and came back under a new id.
+    DiskLost,
+    /// A member was replaced by a new one under a new id.
+    MemberReplaced,
+    /// A member was added.
+    MemberAdded,
+    /// A member was removed.
+    MemberRemoved,
+    /// A removed member stopped itself.
+    RemovedStopped,
+    /// A leader was asked to hand over.
+    HandOver,
+    /// A leader was elected.
+    Elected,
+    /// A leader stepped down.
+    SteppedDown,
+    /// A proposal was refused.
+    ProposalRefused,
+    /// A snapshot was taken.
+    SnapshotTaken,
+    /// A leader's snapshot was installed.
+    SnapshotInstalled,
+    /// A snapshot was lost on its way.
+    SnapshotLost,
+    /// A read waited for the others' word and was answered.
+    ReadAnswered,
+    /// A read failed.
+    ReadFailed,
+    /// A client saw a job.
+    JobShown,
+    /// A client was sent to another coordinator.
+    ClientSentElsewhere,
+    /// A client's request got no answer.
+    RequestTimedOut,
+    /// A submission was known already.
+    SubmissionKnown,
+    /// An agent was sent to another coordinator.
+    AgentSentElsewhere,
+    /// An agent's connection broke.
+    ConnectionBroken,
+    /// An agent's process was killed.
+    AgentKilled,
+    /// An executor died.
+    ExecutorKilled,
+    /// An item's report came after its result was known.
+    DuplicateReport,
+    /// A gang got another roster.
+    RosterReplaced,
+    /// An old roster's report was ignored.
+    OldRosterIgnored,
+    /// A checkpoint was committed.
+    Checkpointed,
+    /// A job finished.
+    JobFinished,
+    /// A job was cancelled.
+    JobCancelled,
+    /// A label was set.
+    Labelled,
+    /// A label was refused, because an old build was in the group.
+    LabelTooNew,
+    /// The version of the records rose.
+    VersionRaised,
+}
+
+/// How often each of them happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counters([u64; Sometimes::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([0; Sometimes::ALL.len()])
+    }
+}
+
+impl Counters {
+    pub(super) fn hit(&mut self, what: Sometimes) {
+        self.0[what as usize] += 1;
+    }
+
+    /// How often it happened.
+    pub fn count(&self, what: Sometimes) -> u64 {
+        self.0[what as usize]
+    }
+
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine += theirs;
+        }
+    }
+
+    /// What never happened.
+    pub fn missing(&self) -> impl Iterator<Item = Sometimes> + '_ {
+        let all = Sometimes::ALL.iter().copied();
+        all.filter(|what| self.count(*what) == 0)
+    }
+}

@@ -1,0 +1,91 @@
+//! 10: a configuration always has voters, no id comes back, and at the end the group is what was
+//! asked for, and not joint.
+
+use super::super::process::Birth;
+use super::super::world::World;
+use super::{Checked, Violation};
+use raft::eraftpb::ConfState;
+use std::collections::{BTreeMap, BTreeSet};
+
+const NAME: &str = "membership";
+
+/// What each process has seen.
+#[derive(Debug, Default)]
+pub(in super::super) struct Membership {
+    seen: BTreeMap<usize, Seen>,
+    /// Ids that machines have taken.
+    taken: BTreeSet<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    boot: u64,
+    present: BTreeSet<u64>,
+    gone: BTreeSet<u64>,
+}
+
+fn nodes(membership: &ConfState) -> BTreeSet<u64> {
+    let nodes = [
+        &membership.voters,
+        &membership.voters_outgoing,
+        &membership.learners,
+        &membership.learners_next,
+    ];
+    nodes.into_iter().flatten().copied().collect()
+}
+
+impl Membership {
+    /// A machine with an empty disk takes an id; nobody had it before.
+    pub(in super::super) fn taken(&mut self, id: u64) -> Checked {
+        match self.taken.insert(id) {
+            true => Ok(()),
+            false => Err(Violation::new(NAME, format!("id {id} is taken twice"))),
+        }
+    }
+
+    pub(super) fn changed(&mut self, birth: &Birth, membership: &ConfState) -> Checked {
+        let seen = self.seen.entry(birth.host).or_default();
+        if seen.boot != birth.boot {
+            *seen = Seen {
+                boot: birth.boot,
+                ..Seen::default()
+            };
+        }
+        let present = nodes(membership);
+        let gone: Vec<u64> = seen.present.difference(&present).copied().collect();
+        seen.gone.extend(gone);
+        if membership.voters.is_empty() || seen.gone.intersection(&present).next().is_some() {
+            let what = format!(
+                "member {} sees {membership:?} after {:?} had left",
+                birth.id, seen.gone
+            );
+            return Err(Violation::new(NAME, what));
+        }
+        seen.present = present;
+        Ok(())
+    }
+}
+
+/// At the end: what is in force is what was asked for.
+pub(super) fn at_end(world: &World) -> Checked {
+    let members = world.watch.log.reference().members();
+    let wanted: BTreeSet<u64> = members.keys().copied().collect();
+    for host in &world.hosts {
+        // One that was removed before it ever took part is never told.
+        let is_wanted = host.id.is_some_and(|id| wanted.contains(&id));
+        let Some(process) = host.process.as_ref().filter(|_| is_wanted) else {
+            continue;
+        };
+        let membership = process.consensus.membership();
+        let voters: BTreeSet<u64> = membership.voters.iter().copied().collect();
+        let is_joint = !membership.voters_outgoing.is_empty();
+        if is_joint || voters != wanted || !membership.learners.is_empty() {
+            let what = format!(
+                "member {} ends with {membership:?}, while the members are {wanted:?}",
+                process.birth.id
+            );
+            return Err(Violation::new(NAME, what));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! 5: a gang has one roster at a time, with growing numbers; once a newer one is committed, nothing
+//! of an older one counts.
+
+use super::super::counters::{Counters, Sometimes};
+use super::{Checked, Violation};
+use evoring_coordinator::state::{Applied, Command, Effect, State};
+use evoring_protocol::event::EventKind;
+use evoring_protocol::{DemandId, JobId, Rank, RosterNumber};
+use std::collections::{BTreeMap, BTreeSet};
+
+const NAME: &str = "rosters";
+
+type Gang = (JobId, DemandId);
+
+/// Gangs, as their events tell.
+#[derive(Debug, Default)]
+pub(in super::super) struct Rosters {
+    newest: BTreeMap<Gang, RosterNumber>,
+    steps: BTreeMap<Gang, u64>,
+    /// Ranks that may have finished in the newest roster.
+    finished: BTreeMap<Gang, BTreeSet<Rank>>,
+}
+
+impl Rosters {
+    /// An entry was applied for the first time.
+    pub(super) fn applied(
+        &mut self,
+        commands: &[Command],
+        applied: &Applied,
+        counters: &mut Counters,
+    ) -> Checked {
+        let before = self.newest.clone();
+        for effect in &applied.effects {
+            if let Effect::Event(event) = effect {
+                self.event(event, commands, &before, counters)?;
+            }
+        }
+        for command in commands {
+            let (gang, number, rank) = match command {
+                Command::RankFinished {
+                    job,
+                    demand,
+                    number,
+                    rank,
+                    ..
+                } => ((*job, *demand), *number, Some(*rank)),
+                Command::Checkpoint {
+                    job,
+                    demand,
+                    number,
+                    ..
+                } => ((*job, *demand), *number, None),
+                _ => continue,
+            };
+            let newest = self.newest.get(&gang);
+            if newest.is_some_and(|newest| number < *newest) {
+                counters.hit(Sometimes::OldRosterIgnored);
+            } else if let Some(rank) = rank {
+                self.finished.entry(gang).or_default().insert(rank);
+            }
+        }
+        Ok(())
+    }
+
+    fn event(
+        &mut self,
+        event: &EventKind,
+        commands: &[Command],
+        before: &BTreeMap<Gang, RosterNumber>,
+        counters: &mut Counters,
+    ) -> Checked {
+        match event {
+            EventKind::RosterCommitted {
+                job,
+                demand,
+                roster,
+                ..
+            } => {
+                let gang = (*job, *demand);
+                let old = self.newest.insert(gang, *roster);
+                self.finished.remove(&gang);
+                if old.is_some() {
+                    counters.hit(Sometimes::RosterReplaced);
+                }
+                if old.is_some_and(|old| old >= *roster) {
+                    let what = format!("gang {gang:?} got roster {roster} after {old:?}");
+                    return Err(Violation::new(NAME, what));
+                }
+            }
+            EventKind::RosterBroken {
+                job,
+                demand,
+                roster,
+                ..
+            } if self.newest.get(&(*job, *demand)) != Some(roster) => {
+                let what = format!("roster {roster} of gang {job}/{demand} broke, not the newest");
+                return Err(Violation::new(NAME, what));
+            }
+            EventKind::Checkpointed {
+                job, demand, step, ..
+            } => {
+                counters.hit(Sometimes::Checkpointed);
+                let gang = (*job, *demand);
+                let is_of_newest = commands.iter().any(|command| {
+                    matches!(command, Command::Checkpoint { job, demand, number, checkpoint }
+                        if (*job, *demand) == gang && checkpoint.step.0 == *step
+                            && before.get(&gang).is_none_or(|newest| number >= newest))
+                });
+                let old = self.steps.insert(gang, *step);
+                if !is_of_newest || old.is_some_and(|old| old >= *step) {
+                    let what = format!(
+                        "gang {gang:?} was checkpointed at step {step} after {old:?}, of its newest \
+                         roster: {is_of_newest}"
+                    );
+                    return Err(Violation::new(NAME, what));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The state after all of that holds no result that does not count.
+    pub(super) fn results(&self, state: &State) -> Checked {
+        for (job, _, work) in state.active_jobs() {
+            for (&demand, body) in &work.demands {
+                let Some(gang) = body.gang() else { continue };
+                let known = self.finished.get(&(job, demand));
+                let is_known = |rank| known.is_some_and(|known| known.contains(rank));
+                if let Some(rank) = gang.results.keys().find(|rank| !is_known(rank)) {
+                    let what = format!("rank {rank} of gang {job}/{demand} finished in no roster");
+                    return Err(Violation::new(NAME, what));
+                }
+            }
+        }
+        Ok(())
+    }
+}

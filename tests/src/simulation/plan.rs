@@ -1,0 +1,141 @@
+//! What a seed decides before anything happens: the group, the work, how much fails and what.
+
+use super::Setup;
+use super::dice::Dice;
+use super::hosts::Store;
+use super::invariants::Violation;
+use super::world::SECOND;
+use evoring_coordinator::state::{Batch, Command, State};
+use evoring_protocol::peer::GroupId;
+
+/// The share of a run, in percent, in which things fail; then nothing does, and all must end well.
+const FAULTY_PERCENT: u64 = 75;
+
+/// One seed in so many uses the real store, whose machines lose their power and whose disks rot.
+const REDB_EVERY: u64 = 10;
+
+/// A seed's decisions.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub seed: u64,
+    pub end_us: u64,
+    pub calm_us: u64,
+    /// Members that a group begins with.
+    pub members: u64,
+    /// Machines that wait to be added.
+    pub spares: u64,
+    pub agents: u64,
+    pub slots: u32,
+    pub clients: u64,
+    pub jobs: u64,
+    pub store: Store,
+    /// Mean time between faults; never, if absent.
+    pub fault_every_us: Option<u64>,
+    /// Whether all machines lose their power at once, sometimes.
+    pub power_cuts: bool,
+    /// Whether bits flip, on one machine at a time.
+    pub bit_flips: bool,
+    /// Whether members come and go.
+    pub membership: bool,
+    /// Whether all processes begin as an older build.
+    pub upgrade: bool,
+    /// Whether disks become full, fail and stall.
+    pub disk_faults: bool,
+    /// Whether clocks jump and drift.
+    pub clock_faults: bool,
+    pub disks_lie: bool,
+    pub snapshot_entries: u64,
+    pub write_us: u64,
+}
+
+impl Plan {
+    pub(super) fn draw(seed: u64, setup: Setup, dice: &mut Dice) -> Self {
+        let uses_redb = seed.is_multiple_of(REDB_EVERY);
+        let end_us = setup.minutes * 60 * SECOND;
+        // What is damaged is replaced: more coming and going could end in the loss of a majority.
+        let membership = dice.chance(300_000) && !uses_redb;
+        let starts_alone = membership && dice.chance(300_000);
+        let members = match dice.below(10) {
+            _ if starts_alone => 1,
+            0 => 5,
+            _ => 3,
+        };
+        // One seed in ten is calm; the others have a fault each two to twelve seconds.
+        let fault_every_us = (!dice.chance(100_000)).then(|| dice.between(2, 12) * SECOND);
+        Self {
+            seed,
+            end_us,
+            calm_us: end_us / 100 * FAULTY_PERCENT,
+            members,
+            spares: match (uses_redb, membership) {
+                (true, _) => 6,
+                (false, true) => 4,
+                (false, false) => 0,
+            },
+            agents: dice.between(2, 3),
+            slots: dice.between(1, 2) as u32,
+            clients: dice.between(2, 3),
+            jobs: dice.between(2, 5),
+            store: if uses_redb {
+                Store::Redb
+            } else {
+                Store::Sector
+            },
+            fault_every_us,
+            power_cuts: uses_redb,
+            bit_flips: uses_redb,
+            membership,
+            upgrade: dice.chance(200_000),
+            // The real store meets all of it, then a loss of power.
+            disk_faults: dice.chance(400_000) || uses_redb,
+            clock_faults: dice.chance(300_000),
+            disks_lie: setup.disks_lie,
+            snapshot_entries: dice.pick(&[16, 64, 256, 4_096]).unwrap_or(256),
+            write_us: dice.pick(&[100, 500, 2_000, 8_000]).unwrap_or(500),
+        }
+    }
+
+    /// Newest version of the records that a build reads at first.
+    pub(super) fn first_reads(&self) -> u16 {
+        match self.upgrade {
+            true => evoring_coordinator::state::OLDEST_RECORDS,
+            false => evoring_coordinator::state::NEWEST_RECORDS,
+        }
+    }
+}
+
+/// Name of the machine of this index.
+pub(super) fn name(host: usize) -> String {
+    format!("n{}", host + 1)
+}
+
+/// Where it listens.
+pub(super) fn address(host: usize) -> String {
+    format!("n{}:1", host + 1)
+}
+
+/// The state that a group begins with: all its members have joined.
+pub(super) fn first_state(plan: &Plan) -> Result<State, Violation> {
+    let group = GroupId([plan.seed as u8; 16]);
+    let mut state = State::of_new_group(group, name(0), address(0));
+    state.hold_version(plan.first_reads());
+    let others = 1..plan.members as usize;
+    let commands = others.flat_map(|host| {
+        let (name, address) = (name(host), address(host));
+        let id = host as u64 + 1;
+        [
+            Command::AddMember { name, address },
+            Command::MemberJoined { id },
+        ]
+    });
+    let batch = Batch {
+        time_ms: 0,
+        commands: commands.collect(),
+    };
+    let entry = batch.encode(state.version());
+    let applied = state.apply(super::invariants::FIRST_INDEX, &entry);
+    applied.map_err(|error| Violation::new("start", error.to_string()))?;
+    // As whoever decodes it: an older build is one by its settings.
+    let state = State::decode(&state.encode());
+    state.map_err(|error| Violation::new("start", error.to_string()))
+}

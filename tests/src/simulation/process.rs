@@ -1,0 +1,412 @@
+//! One coordinator's process: the real cores, glued as the shell's threads glue them. Writes take
+//! simulated time; nothing else waits for them.
+
+use super::invariants::{Checked, Violation, Watch};
+use evoring_coordinator::consensus::{self, Consensus, Goal, NodeConfig, StopReason};
+use evoring_coordinator::leader::{
+    self, Answer, Denial, GroupReport, Leader, LeaderConfig, Secrets, Ticket,
+};
+use evoring_coordinator::scheduler::{ConnectionId, Now};
+use evoring_coordinator::state::{Member, Outcome, State};
+use evoring_coordinator::storage::{LogStore, LogWrite, SnapshotRecord, StorageError};
+use evoring_protocol::Digest;
+use evoring_protocol::peer::PeerHealth;
+use evoring_protocol::version::build_id;
+use evoring_protocol::worker::WorkerCommand;
+use raft::eraftpb::Message;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Bytes of writes that share a transaction, as in the shell.
+const TRANSACTION_BYTES: usize = 8 << 20;
+
+/// What one of the cores hears.
+#[derive(Debug)]
+pub(super) enum Input {
+    Raft(consensus::Event),
+    Lead(leader::Event),
+}
+
+/// What a process wants of the world.
+#[derive(Debug)]
+pub(super) enum Output {
+    Send(Box<Message>),
+    SendSnapshot(Box<Message>),
+    Command(ConnectionId, WorkerCommand),
+    Close(ConnectionId),
+    Reply(Ticket, Result<Outcome, Denial>),
+    Answer(Ticket, Result<Answer, Denial>),
+    StoreBlob(Digest),
+    Stop(StopReason),
+}
+
+/// What a process is started with.
+#[derive(Debug, Clone)]
+pub(super) struct Birth {
+    pub host: usize,
+    pub id: u64,
+    pub boot: u64,
+    pub seed: u64,
+    pub name: String,
+    pub address: String,
+    /// Newest version of the records that its build reads.
+    pub reads: u16,
+    /// Entries between snapshots, and entries kept before one.
+    pub snapshot_entries: u64,
+}
+
+/// A store that takes no writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// For the moment.
+    Full,
+    /// In this process never again.
+    ForGood,
+    /// It is damaged.
+    Corrupt,
+}
+
+/// The process.
+pub(super) struct Process {
+    pub birth: Birth,
+    pub consensus: Consensus,
+    pub leader: Leader,
+    pub broken: Option<Broken>,
+    store: Box<dyn LogStore>,
+    /// The write on its way to the disk.
+    writing: Option<(u64, LogWrite)>,
+    waiting: VecDeque<(u64, LogWrite)>,
+    snapshot: Option<SnapshotRecord>,
+    queue: VecDeque<Input>,
+    /// Connections of agents.
+    pub links: BTreeSet<ConnectionId>,
+    /// Clients whose requests wait: who, and which of theirs.
+    pub tickets: BTreeMap<Ticket, (usize, u64)>,
+    pub last_ticket: u64,
+    pub started_us: u64,
+    /// Monotonic time at which a tick of the leader is scheduled.
+    pub tick_at_ms: u64,
+}
+
+impl Process {
+    /// Takes up what the store holds, as the shell does.
+    pub(super) fn start(
+        birth: Birth,
+        store: Box<dyn LogStore>,
+        now_us: u64,
+        watch: &mut Watch,
+    ) -> Result<Self, Violation> {
+        let fails = |what: String| Violation::new("start", what);
+        let stored = store.load().map_err(|error| match error {
+            StorageError::Corrupt { .. } => Violation::new("corrupt", error.to_string()),
+            _ => fails(error.to_string()),
+        })?;
+        let snapshot = stored.snapshot.clone();
+        let mut state = match &snapshot {
+            None => State::default(),
+            Some(snapshot) => {
+                let state = State::decode(&snapshot.data);
+                let mut state = state.map_err(|error| fails(error.to_string()))?;
+                state.begin_after(snapshot.index);
+                state
+            }
+        };
+        state.hold_version(birth.reads);
+        watch.started(&birth, &stored, &state)?;
+        let config = NodeConfig {
+            id: birth.id,
+            boot: birth.boot,
+            seed: birth.seed,
+        };
+        let consensus = Consensus::new(config, stored).map_err(|error| fails(error.to_string()))?;
+        let has_members = snapshot.is_some();
+        let mut leader = Leader::new(leader_config(&birth), state, secrets(&birth));
+        leader.snapshot_every(birth.snapshot_entries);
+        let mut process = Self {
+            birth,
+            consensus,
+            leader,
+            broken: None,
+            store,
+            writing: None,
+            waiting: VecDeque::new(),
+            snapshot,
+            queue: VecDeque::new(),
+            links: BTreeSet::new(),
+            tickets: BTreeMap::new(),
+            last_ticket: 0,
+            started_us: now_us,
+            tick_at_ms: 0,
+        };
+        process
+            .consensus
+            .keep_entries(process.birth.snapshot_entries);
+        if has_members {
+            let goals = goals(process.leader.state().members());
+            process
+                .queue
+                .push_back(Input::Raft(consensus::Event::Members(goals)));
+        }
+        Ok(process)
+    }
+
+    /// Feeds one event, and all that follows from it at once.
+    pub(super) fn feed(
+        &mut self,
+        input: Input,
+        now: Now,
+        watch: &mut Watch,
+        out: &mut Vec<Output>,
+    ) -> Checked {
+        self.queue.push_back(input);
+        while let Some(input) = self.queue.pop_front() {
+            match input {
+                Input::Raft(event) => {
+                    for action in self.consensus.handle(event) {
+                        self.of_consensus(action, watch, out)?;
+                    }
+                    watch.after_consensus(&self.birth, &self.consensus)?;
+                }
+                Input::Lead(event) => {
+                    let applies = watch.before_leader(&self.birth, &event)?;
+                    let actions = self.leader.handle(event, now);
+                    let actions =
+                        actions.map_err(|error| Violation::new("apply", error.to_string()))?;
+                    if applies {
+                        watch.after_apply(&self.birth, self.leader.state())?;
+                    }
+                    for action in actions {
+                        self.of_leader(action, watch, out)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn of_consensus(
+        &mut self,
+        action: consensus::Action,
+        watch: &mut Watch,
+        out: &mut Vec<Output>,
+    ) -> Checked {
+        use consensus::Action;
+        let event = match action {
+            Action::Persist { token, write } => {
+                self.waiting.push_back((token, write));
+                return Ok(());
+            }
+            Action::Send(message) => {
+                watch.sends(&self.birth, &message)?;
+                out.push(Output::Send(message));
+                return Ok(());
+            }
+            Action::SendSnapshot(message) => {
+                out.push(Output::SendSnapshot(message));
+                return Ok(());
+            }
+            Action::Rejected(rejection) => return watch.rejected(&self.birth, &rejection),
+            Action::Stop(reason) => {
+                out.push(Output::Stop(reason));
+                return Ok(());
+            }
+            Action::Membership(membership) => {
+                return watch.membership(&self.birth, &membership);
+            }
+            Action::Apply(entries) => leader::Event::Committed(entries),
+            Action::Install { index, term, data } => leader::Event::Installed { index, term, data },
+            Action::WantSnapshot { index } => leader::Event::SnapshotWanted { index },
+            Action::ReadReady { token, index } => leader::Event::ReadReady { token, index },
+            Action::ReadFailed { token } => leader::Event::ReadFailed { token },
+            Action::Leader(id) => leader::Event::Leader(id),
+            Action::Elected { term } => {
+                watch.elected(&self.birth, &self.consensus)?;
+                leader::Event::Elected { term }
+            }
+            Action::SteppedDown => leader::Event::SteppedDown,
+            Action::Refused { token, reason } => leader::Event::Refused { token, reason },
+        };
+        self.queue.push_back(Input::Lead(event));
+        Ok(())
+    }
+
+    fn of_leader(
+        &mut self,
+        action: leader::Action,
+        watch: &mut Watch,
+        out: &mut Vec<Output>,
+    ) -> Checked {
+        use leader::Action;
+        let event = match action {
+            Action::Propose { token, data } => consensus::Event::Propose { token, data },
+            Action::Applied(index) => consensus::Event::Applied { index },
+            Action::Snapshot { index, data } => {
+                watch.snapshot(&self.birth, index, &data)?;
+                consensus::Event::Snapshot { index, data }
+            }
+            Action::Read { token } => consensus::Event::Read { token },
+            Action::Members(members) => consensus::Event::Members(goals(&members)),
+            Action::Send {
+                connection,
+                command,
+            } => {
+                watch.commands(&self.birth, &command, self.leader.state())?;
+                out.push(Output::Command(connection, command));
+                return Ok(());
+            }
+            Action::Close { connection, .. } => {
+                out.push(Output::Close(connection));
+                return Ok(());
+            }
+            Action::Reply { ticket, outcome } => {
+                out.push(Output::Reply(ticket, outcome));
+                return Ok(());
+            }
+            Action::Answer { ticket, answer } => {
+                out.push(Output::Answer(ticket, answer));
+                return Ok(());
+            }
+            Action::StoreBlob { digest, .. } => {
+                out.push(Output::StoreBlob(digest));
+                return Ok(());
+            }
+            Action::Event { .. } | Action::Log { .. } => return Ok(()),
+        };
+        self.queue.push_back(Input::Raft(event));
+        Ok(())
+    }
+
+    /// Begins the next write, if one waits and the disk is free.
+    pub(super) fn begin_write(&mut self) -> bool {
+        if self.writing.is_some() || self.broken.is_some() {
+            return false;
+        }
+        let Some((mut token, mut joined)) = self.waiting.pop_front() else {
+            return false;
+        };
+        let mut bytes = joined.bytes();
+        while let Some((next, write)) = self.waiting.pop_front() {
+            bytes += write.bytes();
+            if bytes > TRANSACTION_BYTES || !joined.takes(&write) {
+                self.waiting.push_front((next, write));
+                break;
+            }
+            joined.join(write);
+            token = next;
+        }
+        self.writing = Some((token, joined));
+        true
+    }
+
+    /// The disk takes the write; gives what the cores hear of it.
+    pub(super) fn end_write(&mut self, watch: &mut Watch) -> Result<Option<Input>, Violation> {
+        let Some((token, write)) = self.writing.take() else {
+            return Ok(None);
+        };
+        match self.store.write(&write) {
+            Ok(()) => {
+                watch.durable(&self.birth, &write)?;
+                if let Some(snapshot) = write.snapshot {
+                    self.snapshot = Some(snapshot);
+                }
+                Ok(Some(Input::Raft(consensus::Event::Persisted { token })))
+            }
+            Err(error) => {
+                self.writing = Some((token, write));
+                self.fail(&error).map(Some)
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &StorageError) -> Result<Input, Violation> {
+        self.broken = Some(match error {
+            StorageError::NotContiguous { .. } | StorageError::Misused(_) => {
+                return Err(Violation::new("store", error.to_string()));
+            }
+            StorageError::Corrupt { .. } => Broken::Corrupt,
+            _ if error.can_retry() => Broken::Full,
+            _ => Broken::ForGood,
+        });
+        let event = leader::Event::Store(Err(error.to_string()));
+        Ok(Input::Lead(event))
+    }
+
+    /// Tries a full disk again; gives what the cores hear, in order.
+    pub(super) fn retry(&mut self, watch: &mut Watch) -> Result<Vec<Input>, Violation> {
+        if self.broken != Some(Broken::Full) {
+            return Ok(Vec::new());
+        }
+        if let Err(error) = self.store.reopen() {
+            return Ok(vec![self.fail(&error)?]);
+        }
+        self.broken = None;
+        let mut inputs: Vec<Input> = self.end_write(watch)?.into_iter().collect();
+        if self.broken.is_none() {
+            inputs.push(Input::Lead(leader::Event::Store(Ok(()))));
+        }
+        Ok(inputs)
+    }
+
+    /// Ends the process; gives the write that was on its way, and the store.
+    pub(super) fn end(self) -> (Option<LogWrite>, Box<dyn LogStore>) {
+        let is_under_way = self.broken.is_none();
+        let writing = self.writing.filter(|_| is_under_way);
+        (writing.map(|(_, write)| write), self.store)
+    }
+
+    /// The newest stored snapshot.
+    pub(super) fn snapshot(&self) -> Option<&SnapshotRecord> {
+        self.snapshot.as_ref()
+    }
+
+    /// Writes that wait.
+    pub(super) fn waiting_writes(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How the group stands, for its leader core.
+    pub(super) fn report(&self) -> leader::Event {
+        leader::Event::Group(Box::new(GroupReport {
+            term: self.consensus.term(),
+            commit: self.consensus.committed(),
+            last: self.consensus.last_index(),
+            membership: self.consensus.membership().clone(),
+            progress: self.consensus.progress(),
+        }))
+    }
+
+    pub(super) fn health(&self) -> PeerHealth {
+        PeerHealth {
+            build: build_id(),
+            version: self.leader.state().reads(),
+            process: self.birth.boot as u32,
+            applied: self.leader.state().applied(),
+            log_bytes: 0,
+            trouble: self.leader.read_only().map(str::to_owned),
+        }
+    }
+}
+
+fn goals(members: &BTreeMap<u64, Member>) -> BTreeMap<u64, Goal> {
+    let goal = |(&id, member): (&u64, &Member)| {
+        let may_vote = member.has_joined;
+        (id, Goal { may_vote })
+    };
+    members.iter().map(goal).collect()
+}
+
+fn leader_config(birth: &Birth) -> LeaderConfig {
+    LeaderConfig {
+        process: birth.boot as u32,
+        blobs: "file:///blobs".to_owned(),
+        id: birth.id,
+        name: birth.name.clone(),
+        address: birth.address.clone(),
+    }
+}
+
+fn secrets(birth: &Birth) -> Secrets {
+    let mut seed = [0; 32];
+    seed[..8].copy_from_slice(&birth.boot.to_le_bytes());
+    seed[8..16].copy_from_slice(&birth.seed.to_le_bytes());
+    Secrets::new(seed)
+}

@@ -1,0 +1,356 @@
+//! Claim: whatever happens to the coordinators of a group, a job completes with the same bytes as with
+//! one coordinator that nothing happens to; nothing that was recorded is computed again; and while
+//! coordinators are away, what runs goes on.
+//!
+//! Method: three coordinators and two workers, all of them true processes. The one that leads (or all)
+//! is struck in a named stage while work is held, which the event files of all coordinators together
+//! must show (`evidence`): it had the office, work had been handed out and had no result, and another
+//! process took the office.
+
+use evoring_protocol::event::{Event, EventKind};
+use evoring_protocol::{DemandId, ItemIndex, JobId};
+use evoring_tests::client::Clients;
+use evoring_tests::cluster::{Cluster, RepeatableBytes, alone};
+use evoring_tests::evidence::{assert_nothing_recorded_is_repeated, is_end, is_work};
+use evoring_tests::group::{Away, Strike, awaited};
+use evoring_tests::job::PruneJob;
+use evoring_tests::linearizability::{JobModel, LabelModel, check};
+use evoring_tests::namespace::not_run;
+use evoring_tests::network::Cut;
+use evoring_tests::process::http_body;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// How long all coordinators are away: longer than any timeout between them, the workers and clients.
+const OUTAGE: Duration = Duration::from_secs(12);
+/// Leaders that are killed while clients ask.
+const KILLS: usize = 6;
+/// Operations that clients record at least.
+const OPERATIONS: usize = 2_000;
+/// Clients that ask at the same time.
+const CLIENTS: u64 = 6;
+
+/// Long enough in every stage for a strike to hit, short enough for a test.
+fn job() -> PruneJob {
+    PruneJob {
+        epochs: 10,
+        finetune_epochs: 6,
+        generations: 8,
+        ..PruneJob::default()
+    }
+}
+
+fn undisturbed() -> &'static RepeatableBytes {
+    static REFERENCE: OnceLock<RepeatableBytes> = OnceLock::new();
+    REFERENCE.get_or_init(|| {
+        let cluster = Cluster::start(2);
+        let job = cluster.submit(&job().text());
+        finish(&cluster, job);
+        cluster.repeatable_bytes(job)
+    })
+}
+
+/// Waits for the result, and returns the job's last view.
+fn finish(cluster: &Cluster, job: u64) -> Value {
+    let view = cluster.wait_for_end(job);
+    assert_eq!(view["status"], "finished", "{view}\n{}", cluster.logs());
+    view
+}
+
+/// The job finishes with the same bytes, nothing was computed twice, and the coordinators agree.
+fn assert_undisturbed(cluster: &Cluster, job: u64, what: &str) {
+    finish(cluster, job);
+    cluster
+        .repeatable_bytes(job)
+        .assert_equals(undisturbed(), what);
+    assert_nothing_recorded_is_repeated(&cluster.merged_events());
+    cluster.wait_for_group();
+    cluster.wait_until_applied_alike();
+}
+
+/// Runs the job on a group and strikes once in each of the stages.
+fn check_strikes(stages: &[&str], strike: Strike) {
+    let _alone = alone();
+    undisturbed();
+    let cluster = Cluster::start_group(3, 2);
+    let job = cluster.submit(&self::job().text());
+    for stage in stages {
+        cluster.strike_in(stage, strike);
+    }
+    assert_undisturbed(&cluster, job, &format!("{strike:?} in {stages:?}"));
+}
+
+macro_rules! strike_tests {
+    ($($name:ident: [$($stage:literal),*], $strike:ident;)*) => {
+        $(#[test]
+        fn $name() {
+            check_strikes(&[$($stage),*], Strike::$strike);
+        })*
+    };
+}
+
+strike_tests! {
+    leaders_killed: ["train", "search", "finetune"], Kill;
+    leaders_stopped: ["train", "search"], Stop;
+    all_killed_at_once: ["train", "search", "finetune"], KillAll;
+}
+
+/// Claim: a leader that the others cannot hear, that cannot hear them, or both, is replaced, as
+/// followers are done without; the job goes on meanwhile, and afterwards all agree again.
+/// Method: each coordinator in a network namespace; one after the other is cut off and healed while the
+/// search runs, each time until something more was recorded.
+#[test]
+fn coordinators_cut_off() {
+    let _alone = alone();
+    let cluster = match Cluster::start_apart(3, 2) {
+        Ok(cluster) => cluster,
+        Err(reason) => return not_run("coordinators_cut_off", &reason),
+    };
+    undisturbed();
+    let job = cluster.submit(&self::job().text());
+    cluster.strike_in("train", Strike::Cut(Cut::Both));
+    for cut in [Cut::Sends, Cut::Receives] {
+        cluster.wait_for_group();
+        cluster.strike_in("search", Strike::Cut(cut));
+    }
+    cluster.wait_for_group();
+    let leader = cluster.leader();
+    let mut names = cluster.coordinators();
+    names.retain(|name| *name != leader.name);
+    cluster.network().cut(&names[0], Cut::Both);
+    cluster.wait_for_progress();
+    cluster.network().heal(&names[0], Cut::Both);
+    assert_undisturbed(&cluster, job, "coordinators cut off");
+}
+
+/// Items of maps.
+type Item = (JobId, DemandId, ItemIndex);
+
+/// How often each item was handed out other than as a copy, and how often it got a result.
+fn counts(events: &[Event]) -> (BTreeMap<Item, usize>, BTreeMap<Item, usize>) {
+    let (mut granted, mut recorded) = (BTreeMap::new(), BTreeMap::new());
+    for event in events {
+        match &event.kind {
+            EventKind::LeaseGranted {
+                job,
+                demand,
+                items,
+                is_copy: false,
+                ..
+            } => {
+                for (index, _) in items {
+                    *granted.entry((*job, *demand, *index)).or_default() += 1;
+                }
+            }
+            EventKind::ItemsRecorded {
+                job, demand, items, ..
+            } => {
+                for index in items {
+                    *recorded.entry((*job, *demand, *index)).or_default() += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    (granted, recorded)
+}
+
+/// Sum of a metric over all workers.
+fn sum_of_metric(cluster: &Cluster, name: &str) -> u64 {
+    let workers = cluster.wait_for("the workers", || cluster.workers());
+    let value = |worker: &Value| {
+        let url = worker["metrics"].as_str().expect("an address");
+        let address = url.trim_start_matches("http://");
+        let page = http_body(address.trim_end_matches("/metrics"), "/metrics");
+        let line = page.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.expect("the metric").trim().parse::<f64>();
+        number.expect("a number") as u64
+    };
+    workers.iter().map(value).sum()
+}
+
+/// Claim: no evaluation of a running search is lost while all coordinators are away: what workers held
+/// goes on, is recorded once afterwards, and is not handed out again.
+/// Method: all coordinators killed and not started again for a while, or stopped; then the event files
+/// against what the workers counted.
+fn check_outage_of_search(how: Away) {
+    let _alone = alone();
+    undisturbed();
+    let cluster = Cluster::start_group(3, 2);
+    let job = cluster.submit(&self::job().text());
+    let is_held = |events: &[Event]| {
+        let (granted, recorded) = counts(events);
+        granted.keys().any(|item| !recorded.contains_key(item))
+    };
+    cluster.wait_for("work in the search", || {
+        let events = cluster.merged_events();
+        (events.iter().any(|e| is_work(e, "search")) && is_held(&events)).then_some(())
+    });
+    cluster.without_coordinators(how, OUTAGE, || {});
+    let before = cluster.merged_events();
+    assert!(
+        !before.iter().any(|e| is_end(e, "search")),
+        "the search was over"
+    );
+    let (granted, recorded) = counts(&before);
+    let held: BTreeSet<&Item> = granted
+        .keys()
+        .filter(|item| !recorded.contains_key(item))
+        .collect();
+    assert!(!held.is_empty(), "no worker held anything");
+    let view = finish(&cluster, job);
+    let events = cluster.merged_events();
+    let (granted, recorded) = counts(&events);
+    for item in held {
+        assert_eq!(granted[item], 1, "{item:?} was handed out again");
+    }
+    assert!(recorded.values().all(|&count| count == 1), "{recorded:?}");
+    assert_eq!(view["retries"], 0, "{view}");
+    assert_undisturbed(&cluster, job, &format!("{how:?} in the search"));
+}
+
+/// Claim: a running gang loses no step while all coordinators are away: its ranks go on in the same
+/// roster, and it is never formed again.
+/// Method: all coordinators killed in training and not started again for a while, or stopped; meanwhile
+/// checkpoints must appear in the blob store.
+fn check_outage_of_gang(how: Away) {
+    let _alone = alone();
+    undisturbed();
+    let cluster = Cluster::start_group(3, 2);
+    let job = cluster.submit(&self::job().text());
+    cluster.wait_for("a checkpoint of the training", || {
+        let is_checkpoint = |e: &Event| matches!(e.kind, EventKind::Checkpointed { .. });
+        cluster
+            .merged_events()
+            .iter()
+            .any(is_checkpoint)
+            .then_some(())
+    });
+    let mut seen = BTreeSet::new();
+    cluster.without_coordinators(how, OUTAGE, || {
+        seen.insert(files_below(&cluster.folder().join("blobs")));
+    });
+    let before = cluster.merged_events();
+    assert!(
+        !before.iter().any(|e| is_end(e, "train")),
+        "the training was over"
+    );
+    assert!(seen.len() > 1, "the gang wrote nothing meanwhile: {seen:?}");
+    let view = finish(&cluster, job);
+    let rosters = |events: &[Event]| {
+        let of_train = events.iter().filter_map(|event| match &event.kind {
+            EventKind::RosterCommitted { stage, roster, .. } if stage == "train" => Some(*roster),
+            _ => None,
+        });
+        of_train.collect::<Vec<_>>()
+    };
+    let events = cluster.merged_events();
+    assert_eq!(
+        rosters(&events),
+        rosters(&before),
+        "the gang was formed again"
+    );
+    let broken: Vec<&Event> = events
+        .iter()
+        .filter(|event| matches!(&event.kind, EventKind::RosterBroken { stage, .. } if stage == "train"))
+        .collect();
+    assert!(broken.is_empty(), "{broken:?}");
+    assert_eq!(view["retries"], 0, "{view}");
+    assert_eq!(
+        sum_of_metric(&cluster, "evoring_worker_ranks_failed_total"),
+        0
+    );
+    assert_undisturbed(&cluster, job, &format!("{how:?} in training"));
+}
+
+fn files_below(folder: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files_below(&entry.path()),
+            _ => 1,
+        })
+        .sum()
+}
+
+#[test]
+fn search_outlives_dead_coordinators() {
+    check_outage_of_search(Away::Killed);
+}
+
+#[test]
+fn search_outlives_frozen_coordinators() {
+    check_outage_of_search(Away::Stopped);
+}
+
+#[test]
+fn gang_outlives_dead_coordinators() {
+    check_outage_of_gang(Away::Killed);
+}
+
+#[test]
+fn gang_outlives_frozen_coordinators() {
+    check_outage_of_gang(Away::Stopped);
+}
+
+/// Claim: what clients are answered is linearizable while leaders are killed.
+/// Method: several clients submit, cancel, show and label jobs that wait for workers; the leader is killed
+/// again and again; the record of all their operations is judged.
+#[test]
+fn answers_are_linearizable() {
+    let _alone = alone();
+    let cluster = Cluster::start_group(3, 0);
+    let text = PruneJob::default().text();
+    let clients = Clients::new(&cluster.cluster_file(), &text);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            runtime.block_on(async {
+                let asking = (0..CLIENTS).map(|number| clients.ask_on(number));
+                futures::future::join_all(asking).await;
+            });
+        });
+        let _stop = StopOnDrop(&clients);
+        for kill in 1..=KILLS {
+            let goal = kill * OPERATIONS / (KILLS + 1);
+            awaited("answers", || (clients.answered() >= goal).then_some(()));
+            cluster.strike(Strike::Kill);
+        }
+        awaited("answers", || {
+            (clients.answered() >= OPERATIONS).then_some(())
+        });
+    });
+    let record = clients.into_record();
+    let begin = Instant::now();
+    let jobs = check(
+        &record.jobs,
+        &JobModel {
+            clients_resend: true,
+        },
+        1_000_000,
+    );
+    assert!(jobs.is_linearizable(), "{jobs}");
+    let labels = check(&record.labels, &LabelModel, 1_000_000);
+    assert!(labels.is_linearizable(), "{labels}");
+    println!(
+        "{} answered, {} not, judged in {:?}",
+        record.answered,
+        record.unknown,
+        begin.elapsed()
+    );
+}
+
+/// Lets the clients end also if the test fails.
+struct StopOnDrop<'a>(&'a Clients);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
