@@ -8,10 +8,9 @@ use super::metrics::Metrics;
 use super::raft_thread::{Input, RaftSender};
 use crate::consensus::Event;
 use crate::leader;
-use crate::storage::{LogStore, LogWrite, StorageError};
+use crate::storage::{LogStore, LogWrite, StorageError, WriteQueue};
 use anyhow::Context as _;
 use raft::eraftpb;
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -28,8 +27,6 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 const LOW_SPACE_BYTES: u64 = 8 << 20;
 /// … until there is this much more again, so that the answer does not flicker.
 const SPACE_MARGIN_BYTES: u64 = 4 << 20;
-/// Writes that wait share a transaction up to this size; one that is larger is alone.
-const TRANSACTION_BYTES: usize = 8 << 20;
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -94,7 +91,7 @@ struct Worker<S> {
     parts: LogParts<S>,
     raft: RaftSender,
     /// Writes in order: what came during the last sync, and all while the disk is full.
-    waiting: VecDeque<(u64, LogWrite)>,
+    waiting: WriteQueue,
     /// While the store fails: when to try again; never, if it cannot help.
     retry_at: Option<Option<Instant>>,
     /// When to look at the free space again.
@@ -107,7 +104,7 @@ impl<S: LogStore> Worker<S> {
         Self {
             parts,
             raft,
-            waiting: VecDeque::new(),
+            waiting: WriteQueue::default(),
             retry_at: None,
             space_at: Instant::now(),
             is_low: false,
@@ -138,7 +135,7 @@ impl<S: LogStore> Worker<S> {
                 if let Some(snapshot) = &write.snapshot {
                     self.parts.snapshot_bytes = snapshot.data.len() as u64;
                 }
-                self.waiting.push_back((token, *write));
+                self.waiting.push(token, *write);
             }
             Job::ReadSnapshot(message) => match self.parts.store.snapshot() {
                 Ok(record) => self.raft.send(Input::Snapshot { message, record }),
@@ -204,9 +201,7 @@ impl<S: LogStore> Worker<S> {
         if !self.may_write()? {
             return Ok(());
         }
-        while self.join_waiting()
-            && let Some((token, write)) = self.waiting.front()
-        {
+        while let Some((token, write)) = self.waiting.join() {
             let token = *token;
             let is_snapshot = write.snapshot.is_some();
             let started = Instant::now();
@@ -217,33 +212,13 @@ impl<S: LogStore> Worker<S> {
                         true => self.parts.metrics.snapshot_write(took),
                         false => self.parts.metrics.log_write(took),
                     }
-                    self.waiting.pop_front();
+                    self.waiting.pop();
                     self.persisted(token);
                 }
                 Err(error) => return self.fail(error),
             }
         }
         Ok(())
-    }
-
-    /// Joins the writes at the front of the queue into one, under the token of the last: that it
-    /// is durable says so of those before it. Whether any write waits.
-    fn join_waiting(&mut self) -> bool {
-        let Some((mut token, mut joined)) = self.waiting.pop_front() else {
-            return false;
-        };
-        let mut bytes = joined.bytes();
-        while let Some((next, write)) = self.waiting.pop_front() {
-            bytes += write.bytes();
-            if bytes > TRANSACTION_BYTES || !joined.takes(&write) {
-                self.waiting.push_front((next, write));
-                break;
-            }
-            joined.join(write);
-            token = next;
-        }
-        self.waiting.push_front((token, joined));
-        true
     }
 
     /// Whether the store takes writes, trying to open it again where that can help.
@@ -262,14 +237,14 @@ impl<S: LogStore> Worker<S> {
             return Ok(false);
         }
         // The write that failed is still the first in the queue.
-        if let Some((_, write)) = self.waiting.front()
+        if let Some((_, write)) = self.waiting.first()
             && let Err(error) = self.parts.store.write(write)
         {
             self.fail(error)?;
             return Ok(false);
         }
         self.retry_at = None;
-        if let Some((token, _)) = self.waiting.pop_front() {
+        if let Some((token, _)) = self.waiting.pop() {
             self.persisted(token);
         }
         tracing::info!("the log takes writes again");
@@ -304,7 +279,7 @@ fn space_limits(snapshot_bytes: u64) -> (u64, u64) {
 mod tests {
     use super::super::raft_thread::input_channel;
     use super::*;
-    use crate::storage::{MemoryStore, SnapshotRecord};
+    use crate::storage::{MemoryStore, SnapshotRecord, TRANSACTION_BYTES};
     use raft::eraftpb::Entry;
 
     /// A worker, the inputs that it gives to Raft, and what the leader thread would be told.

@@ -18,6 +18,7 @@ mod redb_store;
 mod sector_store;
 mod sim_disk;
 mod witness;
+mod write_queue;
 
 #[cfg(test)]
 mod contract;
@@ -34,6 +35,7 @@ pub(crate) use memory::{Fault, MemoryStore};
 pub use redb_store::{LOG_FILE, RedbStore};
 pub use sector_store::SectorStore;
 pub use sim_disk::{DiskFaults, Flip, SECTOR_BYTES, SimDisk};
+pub use write_queue::{TRANSACTION_BYTES, WriteQueue};
 
 #[cfg(evoring_plants)]
 use evoring_protocol::plants::{Plant, is_planted};

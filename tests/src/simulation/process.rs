@@ -8,16 +8,13 @@ use evoring_coordinator::leader::{
 };
 use evoring_coordinator::scheduler::{ConnectionId, Now};
 use evoring_coordinator::state::{Member, Outcome, State};
-use evoring_coordinator::storage::{LogStore, LogWrite, SnapshotRecord, StorageError};
+use evoring_coordinator::storage::{LogStore, LogWrite, SnapshotRecord, StorageError, WriteQueue};
 use evoring_protocol::Digest;
 use evoring_protocol::peer::PeerHealth;
 use evoring_protocol::version::build_id;
 use evoring_protocol::worker::WorkerCommand;
 use raft::eraftpb::Message;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-/// Bytes of writes that share a transaction, as in the shell.
-const TRANSACTION_BYTES: usize = 8 << 20;
 
 /// What one of the cores hears.
 #[derive(Debug)]
@@ -74,7 +71,7 @@ pub(super) struct Process {
     store: Box<dyn LogStore>,
     /// The write on its way to the disk.
     writing: Option<(u64, LogWrite)>,
-    waiting: VecDeque<(u64, LogWrite)>,
+    waiting: WriteQueue,
     snapshot: Option<SnapshotRecord>,
     queue: VecDeque<Input>,
     /// Connections of agents.
@@ -128,7 +125,7 @@ impl Process {
             broken: None,
             store,
             writing: None,
-            waiting: VecDeque::new(),
+            waiting: WriteQueue::default(),
             snapshot,
             queue: VecDeque::new(),
             links: BTreeSet::new(),
@@ -192,7 +189,7 @@ impl Process {
         use consensus::Action;
         let event = match action {
             Action::Persist { token, write } => {
-                self.waiting.push_back((token, write));
+                self.waiting.push(token, write);
                 return Ok(());
             }
             Action::Send(message) => {
@@ -280,21 +277,9 @@ impl Process {
         if self.writing.is_some() || self.broken.is_some() {
             return false;
         }
-        let Some((mut token, mut joined)) = self.waiting.pop_front() else {
-            return false;
-        };
-        let mut bytes = joined.bytes();
-        while let Some((next, write)) = self.waiting.pop_front() {
-            bytes += write.bytes();
-            if bytes > TRANSACTION_BYTES || !joined.takes(&write) {
-                self.waiting.push_front((next, write));
-                break;
-            }
-            joined.join(write);
-            token = next;
-        }
-        self.writing = Some((token, joined));
-        true
+        self.waiting.join();
+        self.writing = self.waiting.pop();
+        self.writing.is_some()
     }
 
     /// The disk takes the write; gives what the cores hear of it.
