@@ -78,7 +78,7 @@ verify: setup
 	@$(GATE) "arrows between rooms" $(TIDY)/arrows.py
 	@$(GATE) "clippy" $(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(GATE) "rustdoc" $(CARGO) doc --workspace --no-deps --document-private-items --locked --quiet
-	@$(GATE) "cargo-deny is there" ops/setup/setup.sh --deny
+	@$(GATE) "cargo-deny and PyTorch are there" ops/setup/setup.sh --deny --pytorch
 	@$(GATE) "crates are here" $(CARGO) fetch --locked --quiet
 	@$(GATE) "bans, licences, sources" $(DENY) --offline --workspace --log-level warn check --hide-inclusion-graph bans licenses sources
 	@$(GATE) "build" $(CARGO) build --workspace --locked --quiet

@@ -154,8 +154,11 @@ fn logits() -> Vec<f64> {
 }
 
 /// Runs python3; its standard output.
-fn python(arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new("python3").args(arguments).output();
+/// The interpreters that may have PyTorch: the user's own, and the system's, for which set-up installs it.
+const PYTHONS: [&str; 2] = ["python3", "/usr/bin/python3"];
+
+fn python(python: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(python).args(arguments).output();
     let output = output.map_err(|error| error.to_string())?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -187,11 +190,12 @@ fn reference_is_not_degenerate() {
 // of the test's output, in the form that `ops/test.py` repeats before its summary.
 #[test]
 fn example_loads_every_kind_of_layer() {
-    if python(&["-c", "import torch"]).is_err() {
-        let notice = "not run: examples/load_model.py (PyTorch is not importable by python3)";
+    let imports_torch = |name: &&str| python(name, &["-c", "import torch"]).is_ok();
+    let Some(interpreter) = PYTHONS.into_iter().find(imports_torch) else {
+        let notice = "not run: examples/load_model.py (no python3 imports PyTorch)";
         writeln!(std::io::stderr(), "\n{notice}").unwrap();
         return;
-    }
+    };
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("model.json"), model().to_string()).unwrap();
     fs::write(folder.path().join("model.safetensors"), safetensors()).unwrap();
@@ -205,7 +209,8 @@ fn example_loads_every_kind_of_layer() {
         sys.argv = [script, folder]\n\
         runpy.run_path(script, run_name='__main__')";
     let (script, results) = (script.to_str().unwrap(), folder.path().to_str().unwrap());
-    let printed = python(&["-c", program, script, results, &json!(image()).to_string()]).unwrap();
+    let image = json!(image()).to_string();
+    let printed = python(interpreter, &["-c", program, script, results, &image]).unwrap();
     let lines: Vec<&str> = printed.lines().collect();
     let parameters: usize = tensors()
         .iter()

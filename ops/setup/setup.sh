@@ -4,6 +4,7 @@
 #
 #   ops/setup/setup.sh              what `make setup` runs
 #   ops/setup/setup.sh --deny       also builds cargo-deny (for `make verify`)
+#   ops/setup/setup.sh --pytorch    also installs PyTorch, where it is a Debian package (for `make verify`)
 #
 # Safe to run again (does nothing), twice at once (one waits), and to interrupt
 # (everything is built beside its place, checked, and renamed into it).
@@ -31,10 +32,12 @@ have() { command -v "$1" >/dev/null 2>&1; }
 seconds() { echo $(($(date +%s) - $1)); }
 
 want_deny=no
+want_pytorch=no
 for argument in "$@"; do
     case $argument in
     --deny) want_deny=yes ;;
-    *) fail "unknown argument '$argument' (the only one is --deny)" ;;
+    --pytorch) want_pytorch=yes ;;
+    *) fail "unknown argument '$argument' (there are --deny and --pytorch)" ;;
     esac
 done
 
@@ -88,6 +91,17 @@ apt_update() {
     apt_lists_updated=yes
 }
 
+# Installs the packages named; the caller has asked can_install.
+install() {
+    say "installing Debian packages: $*"
+    began=$(date +%s)
+    apt_update
+    DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends "$@" \
+        >"$cache/apt.log" 2>&1 || fail \
+        "apt-get install $* failed; the end of its output:" "$(tail -n 5 "$cache/apt.log")"
+    say "installed in $(seconds "$began") s"
+}
+
 check_rust() {
     wanted=$(sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' "$root/Cargo.toml" | head -n 1)
     for tool in rustc cargo; do
@@ -118,14 +132,8 @@ check_rust
 missing=$(missing_tools)
 if [ -n "$missing" ] && can_install; then
     packages=$(echo "$missing" | cut -d'|' -f2 | sort -u | tr '\n' ' ')
-    say "installing Debian packages: $packages"
-    began=$(date +%s)
-    apt_update
     # shellcheck disable=SC2086  # a list of package names
-    DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends $packages \
-        >"$cache/apt.log" 2>&1 || fail \
-        "apt-get install $packages failed; the end of its output:" "$(tail -n 5 "$cache/apt.log")"
-    say "installed in $(seconds "$began") s"
+    install $packages
     missing=$(missing_tools)
 fi
 if [ -n "$missing" ]; then
@@ -140,6 +148,21 @@ fi
 
 EVORING_APT_FRESH=$apt_lists_updated \
     python3 "$root/ops/setup/fetch.py" --root "$root" --cache "$cache" || exit 1
+
+# --- PyTorch, for the test of examples/load_model.py ----------------------------
+
+has_pytorch() { "$1" -c 'import torch' >/dev/null 2>&1; }
+
+if [ "$want_pytorch" = yes ]; then
+    if has_pytorch python3 || has_pytorch /usr/bin/python3; then
+        say "PyTorch is in place"
+    elif can_install && apt_update && apt-cache show python3-torch >/dev/null 2>&1; then
+        install python3-torch
+    else
+        say "no python3 imports PyTorch; the test of examples/load_model.py will not run"
+        say "for it: python3 -m pip install torch, or on Debian: sudo apt-get install python3-torch"
+    fi
+fi
 
 # --- cargo-deny, for `make verify` ---------------------------------------------
 
