@@ -8,9 +8,11 @@
 
 mod support;
 
-use evoring_protocol::client::{ClientReply, ClientRequest, ClusterView, MemberRole};
+use evoring_protocol::client::{ClientReply, ClientRequest, ClusterView, MemberRole, MemberView};
 use evoring_protocol::transport::{Connection, Connector, Role};
 use evoring_protocol::{JobId, SubmissionKey};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::{Cluster, JOB, PATIENCE, Plan};
 
@@ -18,14 +20,19 @@ use support::{Cluster, JOB, PATIENCE, Plan};
 struct Group(Vec<Cluster>);
 
 impl Group {
-    /// The first makes the group, the others are taken in one after the other.
-    async fn start(size: usize) -> Self {
+    /// The first makes the group, the others wait to be taken in.
+    fn of_one(processes: usize) -> Self {
         let mut clusters = vec![Cluster::start()];
-        for number in 2..=size {
+        for number in 2..=processes {
             let next = clusters[0].start_another(&format!("c{number}"));
             clusters.push(next);
         }
-        let group = Self(clusters);
+        Self(clusters)
+    }
+
+    /// The first makes the group, the others are taken in one after the other.
+    async fn start(size: usize) -> Self {
+        let group = Self::of_one(size);
         for number in 2..=size {
             group.add(number).await;
         }
@@ -127,9 +134,9 @@ impl Group {
         number.parse::<usize>().unwrap() - 1
     }
 
-    async fn submit(&self, number: u8) -> JobId {
+    async fn submit(&self, number: u64) -> JobId {
         let request = ClientRequest::Submit {
-            key: SubmissionKey([number; 16]),
+            key: SubmissionKey(u128::from(number).to_le_bytes()),
             file: "job.toml".to_owned(),
             text: JOB.to_owned(),
             refuse_unless_fits: false,
@@ -222,6 +229,65 @@ async fn members_come_and_go() {
         .until("two members", |view| view.members.len() == 2)
         .await;
     group.submit(2).await;
+}
+
+// Claim: a group of one grows to five and shrinks to two without a stop: whatever clients submit
+// meanwhile is accepted, and each of their jobs is there afterwards, once; whoever left has ended.
+// Method: three clients submit one job after the other, while four members are added and three removed,
+// the leader among them; then everything is submitted again.
+#[tokio::test(flavor = "multi_thread")]
+async fn grows_and_shrinks_under_load() {
+    let mut group = Group::of_one(5);
+    let is_over = AtomicBool::new(false);
+    let load = |client: u64| {
+        let (group, is_over) = (&group, &is_over);
+        async move {
+            let mut jobs = Vec::new();
+            let mut longest = Duration::ZERO;
+            while !is_over.load(Ordering::Relaxed) {
+                let key = client << 32 | jobs.len() as u64;
+                let began = Instant::now();
+                jobs.push((key, group.submit(key).await));
+                longest = longest.max(began.elapsed());
+            }
+            (jobs, longest)
+        }
+    };
+    let changes = async {
+        for number in 2..=5 {
+            group.add(number).await;
+        }
+        let mut left = Vec::new();
+        for size in [4, 3, 2] {
+            // The leader the first time, then whoever does not lead.
+            let view = group.until("a leader", |_| true).await;
+            let leads = |member: &&MemberView| member.name == view.answered_by;
+            let member = view.members.iter().find(|m| leads(m) == (size == 4));
+            let member = member.unwrap();
+            let request = ClientRequest::RemoveMember { id: member.id };
+            assert_eq!(group.ask(request).await, ClientReply::Done);
+            left.push(member.name.clone());
+            group
+                .until("one less", |view| view.members.len() == size)
+                .await;
+        }
+        is_over.store(true, Ordering::Relaxed);
+        left
+    };
+    let (left, clients) = tokio::join!(changes, async { tokio::join!(load(1), load(2), load(3)) });
+    for name in left {
+        let at = name[1..].parse::<usize>().unwrap() - 1;
+        let status = group.0[at].wait_end();
+        assert_eq!(status.code(), Some(evoring_protocol::EXIT_REMOVED.into()));
+    }
+    for (jobs, longest) in [clients.0, clients.1, clients.2] {
+        println!("{} jobs, one took {longest:?} at most", jobs.len());
+        let numbers: BTreeSet<JobId> = jobs.iter().map(|(_, job)| *job).collect();
+        assert_eq!(numbers.len(), jobs.len());
+        for (key, job) in jobs {
+            assert_eq!(group.submit(key).await, job);
+        }
+    }
 }
 
 // Claim: a member that lost its disk is not taken for the one that it was; under a new id it is.
@@ -373,7 +439,7 @@ async fn two_versions_in_one_group() {
         assert!(group.0[at].stop().success());
         group.0[at].holds = None;
         group.0[at].start_process();
-        group.submit(10 + at as u8).await;
+        group.submit(10 + at as u64).await;
         let name = format!("c{}", at + 1);
         group
             .until("it has caught up", |view| {

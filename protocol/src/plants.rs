@@ -76,6 +76,10 @@ plants! {
     MemberIdReused,
     /// An agent gives a slot new work before the old has stopped.
     StartsBeforeStopped,
+    /// A result counts although its lease is another worker's.
+    ForeignLeaseCounts,
+    /// A result counts although the seal of its lease is wrong.
+    ForgedLeaseCounts,
 }
 
 impl Plant {

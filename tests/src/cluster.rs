@@ -78,7 +78,7 @@ impl Cluster {
     /// If they do not come up.
     pub fn start_apart(coordinators: usize, workers: usize) -> Result<Self, NotAllowed> {
         let folder = temporary_folder();
-        let names: Vec<String> = (1..=coordinators).map(|n| format!("c{n}")).collect();
+        let names = coordinator_names(coordinators);
         let nodes = names.iter().map(String::as_str).chain([EVERYBODY_ELSE]);
         let network = Network::new(&nodes.collect::<Vec<_>>())?;
         let program = programs_apart(folder.path(), &network, &names);
@@ -90,21 +90,26 @@ impl Cluster {
         Ok(Self::start_by(command, folder, size, Some(network)))
     }
 
-    /// [`Cluster::start`] with a file system of `bytes` for the coordinator's own files, which only
-    /// the cluster's processes see.
+    /// [`Cluster::start_group`] with a file system of `bytes` for the first coordinator's own files, which
+    /// only the cluster's processes see.
     ///
     /// # Errors
     /// If the machine lets nobody mount one.
     ///
     /// # Panics
     /// If they do not come up.
-    pub fn start_on_small_disk(workers: usize, bytes: u64) -> Result<Self, NotAllowed> {
+    pub fn start_on_small_disk(
+        coordinators: usize,
+        workers: usize,
+        bytes: u64,
+    ) -> Result<Self, NotAllowed> {
         let folder = TempDir::new().expect("a temporary folder");
-        let disk = folder.path().join("cluster").join("coordinator");
+        let first = &coordinator_names(coordinators)[0];
+        let disk = folder.path().join("cluster").join(first);
         std::fs::create_dir_all(&disk).expect("a folder to mount on");
         let command = with_tmpfs(&disk, bytes, &binaries::binary("evoring"))?;
         let size = Size {
-            coordinators: 1,
+            coordinators,
             workers,
         };
         Ok(Self::start_by(command, folder, size, None))
@@ -155,19 +160,16 @@ impl Cluster {
         self.folder.path().join("cluster")
     }
 
-    /// The coordinator's folder as its process sees it.
+    /// The first coordinator's folder as its process sees it.
     pub fn coordinator_folder(&self) -> PathBuf {
         let seen = format!("/proc/{}/root", self.local.id());
-        let folder = self.folder().join("coordinator");
+        let folder = self.folder().join(&self.coordinators()[0]);
         Path::new(&seen).join(folder.strip_prefix("/").expect("an absolute path"))
     }
 
     /// Names of the coordinators.
     pub fn coordinators(&self) -> Vec<String> {
-        match self.coordinators {
-            1 => vec!["coordinator".to_owned()],
-            count => (1..=count).map(|number| format!("c{number}")).collect(),
-        }
+        coordinator_names(self.coordinators)
     }
 
     /// The network of a cluster that was [started apart](Cluster::start_apart).
@@ -403,6 +405,14 @@ fn raw_result(report: &[u8]) -> &[u8] {
         "another field named result is before it"
     );
     report[begin..begin + values.byte_offset()].trim_ascii()
+}
+
+/// As `evoring local` names them.
+fn coordinator_names(count: usize) -> Vec<String> {
+    match count {
+        1 => vec!["coordinator".to_owned()],
+        count => (1..=count).map(|number| format!("c{number}")).collect(),
+    }
 }
 
 /// Runs a command of `evoring` to its end, on the cluster of `file`.

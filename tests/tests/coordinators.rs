@@ -23,14 +23,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// How long all coordinators are away: longer than any timeout between them, the workers and clients.
-const OUTAGE: Duration = Duration::from_secs(12);
+/// How long all coordinators are away, if `EVORING_OUTAGE_SECONDS` says nothing else: longer than any
+/// timeout between them, the workers and clients.
+const OUTAGE_SECONDS: u64 = 12;
 /// Leaders that are killed while clients ask.
 const KILLS: usize = 6;
 /// Operations that clients record at least.
 const OPERATIONS: usize = 2_000;
 /// Clients that ask at the same time.
 const CLIENTS: u64 = 6;
+
+fn outage() -> Duration {
+    let wanted = std::env::var("EVORING_OUTAGE_SECONDS");
+    let seconds = wanted.map_or(OUTAGE_SECONDS, |text| text.parse().expect("seconds"));
+    Duration::from_secs(seconds)
+}
 
 /// Long enough in every stage for a strike to hit, short enough for a test.
 fn job() -> PruneJob {
@@ -188,7 +195,7 @@ fn check_outage_of_search(how: Away) {
         let events = cluster.merged_events();
         (events.iter().any(|e| is_work(e, "search")) && is_held(&events)).then_some(())
     });
-    cluster.without_coordinators(how, OUTAGE, || {});
+    cluster.without_coordinators(how, outage(), || {});
     let before = cluster.merged_events();
     assert!(
         !before.iter().any(|e| is_end(e, "search")),
@@ -229,7 +236,7 @@ fn check_outage_of_gang(how: Away) {
             .then_some(())
     });
     let mut seen = BTreeSet::new();
-    cluster.without_coordinators(how, OUTAGE, || {
+    cluster.without_coordinators(how, outage(), || {
         seen.insert(files_below(&cluster.folder().join("blobs")));
     });
     let before = cluster.merged_events();

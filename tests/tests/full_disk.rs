@@ -105,7 +105,7 @@ fn is_searched(events: &[Event]) -> bool {
 #[test]
 fn full_disk_loses_nothing() {
     let _alone = alone();
-    let cluster = match Cluster::start_on_small_disk(2, DISK_BYTES) {
+    let cluster = match Cluster::start_on_small_disk(1, 2, DISK_BYTES) {
         Ok(cluster) => cluster,
         Err(reason) => return not_run("full_disk_loses_nothing", &reason),
     };
@@ -167,4 +167,46 @@ fn full_disk_loses_nothing() {
     cluster.repeatable_bytes(job);
     accepted.push(cluster.submit(&waiting()));
     assert_eq!(jobs(&cluster), accepted);
+}
+
+/// Claim: where the leader's disk is full, another coordinator takes over, and the group goes on writing;
+/// why the one does not is told, and it follows again once there is space.
+/// Method: the first of three coordinators on a small file system leads; that is filled while the search
+/// runs, and emptied when a job was accepted by another leader.
+#[test]
+fn full_disk_of_a_leader_stops_nobody() {
+    let _alone = alone();
+    let cluster = match Cluster::start_on_small_disk(3, 2, DISK_BYTES) {
+        Ok(cluster) => cluster,
+        Err(reason) => return not_run("full_disk_of_a_leader_stops_nobody", &reason),
+    };
+    let full = cluster.coordinators()[0].clone();
+    cluster.wait_for("the office of the first coordinator", || {
+        if cluster.leader().name == full {
+            return Some(());
+        }
+        cluster.run(&["cluster", "transfer"]);
+        None
+    });
+    let job = cluster.submit(&PruneJob::default().text());
+    cluster.wait_for("results of the search", || {
+        is_searched(&cluster.merged_events()).then_some(())
+    });
+    let filler = cluster.coordinator_folder().join("filler");
+    fill(&mut File::create_new(&filler).expect("the coordinator's file system"));
+    cluster.wait_for("another leader, and what ails the last one", || {
+        let view = cluster.status()?;
+        let members = view["members"].as_array()?;
+        let ailing = members.iter().find(|member| member["name"] == *full)?;
+        let trouble = ailing["trouble"].as_str()?;
+        (ailing["role"] == "voter" && trouble.contains("free")).then_some(())
+    });
+    let mut accepted = vec![job, cluster.submit(&waiting())];
+    let view = cluster.wait_for_end(job);
+    assert_eq!(view["status"], "finished", "{view}\n{}", cluster.logs());
+    std::fs::remove_file(&filler).expect("the filler");
+    cluster.wait_for_group();
+    accepted.push(cluster.submit(&waiting()));
+    assert_eq!(jobs(&cluster), accepted);
+    assert_nothing_recorded_is_repeated(&cluster.merged_events());
 }

@@ -32,12 +32,23 @@ pub(super) enum Next {
     HandOver,
 }
 
-/// Decides it for the leader `id`; `has_caught_up` says so of a learner.
+/// What the leader sees of another member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It was not heard of lately.
+    Silent,
+    /// It answers, and lacks entries.
+    Behind,
+    /// It has (nearly) all entries.
+    CaughtUp,
+}
+
+/// Decides it for the leader `id`; `standing` is that of a member.
 pub(super) fn next(
     id: u64,
     goals: &BTreeMap<u64, Goal>,
     now: &ConfState,
-    has_caught_up: impl Fn(u64) -> bool,
+    standing: impl Fn(u64) -> Standing,
 ) -> Next {
     let is_joint = !now.voters_outgoing.is_empty() || !now.learners_next.is_empty();
     #[cfg(evoring_plants)]
@@ -49,19 +60,21 @@ pub(super) fn next(
     if goals.is_empty() {
         return Next::Settled;
     }
+    // Of several the silent ones first: a group of which a member fails stays further from losing its
+    // majority. This node last, since others lead on without the pause of an election.
     let unwanted = |nodes: &[u64]| {
-        nodes
-            .iter()
-            .copied()
+        let order = |node: &u64| (*node == id, standing(*node) != Standing::Silent, *node);
+        let leave = nodes.iter().copied();
+        leave
             .filter(|node| !goals.contains_key(node))
-            .min()
+            .min_by_key(order)
     };
     if let Some(node) = unwanted(&now.learners) {
         return change(node, ConfChangeType::RemoveNode);
     }
     let ready = now.learners.iter().copied().find(|&node| {
         let may_vote = goals.get(&node).is_some_and(|goal| goal.may_vote);
-        may_vote && has_caught_up(node)
+        may_vote && standing(node) == Standing::CaughtUp
     });
     if let Some(node) = ready {
         return change(node, ConfChangeType::AddNode);
@@ -78,8 +91,12 @@ pub(super) fn next(
         .keys()
         .copied()
         .find(|node| !now.voters.contains(node) && !now.learners.contains(node));
+    // One learns at a time; one that is silent holds up nobody.
+    let learns = |node: &u64| standing(*node) != Standing::Silent;
     match absent {
-        Some(node) if now.learners.is_empty() => change(node, ConfChangeType::AddLearnerNode),
+        Some(node) if !now.learners.iter().any(learns) => {
+            change(node, ConfChangeType::AddLearnerNode)
+        }
         _ => Next::Settled,
     }
 }
@@ -192,8 +209,8 @@ mod tests {
     #[test]
     fn nodes_join_one_by_one() {
         let goals = goals(&[1, 2, 3]);
-        let never = |_| false;
-        let always = |_| true;
+        let never = |_| Standing::Behind;
+        let always = |_| Standing::CaughtUp;
         let first = next(1, &goals, &conf(&[1], &[]), never);
         assert_eq!(
             step(&first),
@@ -233,7 +250,7 @@ mod tests {
     #[test]
     fn nodes_leave() {
         let all = conf(&[1, 2, 3], &[]);
-        let gone = next(1, &goals(&[1, 3]), &all, |_| true);
+        let gone = next(1, &goals(&[1, 3]), &all, |_| Standing::CaughtUp);
         assert_eq!(
             step(&gone),
             Some((
@@ -242,13 +259,44 @@ mod tests {
                 ConfChangeTransition::Explicit
             ))
         );
-        assert_eq!(next(2, &goals(&[1, 3]), &all, |_| true), Next::HandOver);
         assert_eq!(
-            next(1, &goals(&[7]), &conf(&[1], &[7]), |_| false),
+            next(2, &goals(&[1, 3]), &all, |_| Standing::CaughtUp),
+            Next::HandOver
+        );
+        assert_eq!(
+            next(1, &goals(&[7]), &conf(&[1], &[7]), |_| Standing::Behind),
             Next::Settled
         );
-        assert_eq!(next(1, &goals(&[]), &all, |_| true), Next::Settled);
-        let learner = next(1, &goals(&[1]), &conf(&[1], &[4]), |_| true);
+        assert_eq!(
+            next(1, &goals(&[]), &all, |_| Standing::CaughtUp),
+            Next::Settled
+        );
+        let learner = next(1, &goals(&[1]), &conf(&[1], &[4]), |_| Standing::CaughtUp);
         assert_eq!(step(&learner).map(|(node, ..)| node), Some(4));
+    }
+
+    // Claim: of several that shall leave, those that are silent go first and the leader last; a learner
+    // that never answers keeps no other node from learning, one that is behind does.
+    // Method: goals without two or three of the nodes, with each of them silent.
+    #[test]
+    fn silent_nodes() {
+        let silent = |silent: u64| {
+            move |node| match node == silent {
+                true => Standing::Silent,
+                false => Standing::CaughtUp,
+            }
+        };
+        let all = conf(&[1, 2, 3, 4, 5], &[]);
+        let leaves = |node: u64| {
+            let next = next(2, &goals(&[1]), &all, silent(node));
+            step(&next).map(|(node, ..)| node)
+        };
+        assert_eq!([3, 4, 5].map(leaves), [Some(3), Some(4), Some(5)]);
+        assert_eq!(leaves(1), Some(3));
+        let goals = goals(&[1, 2, 3]);
+        let waits = conf(&[1], &[2]);
+        let learns = next(1, &goals, &waits, silent(2));
+        assert_eq!(step(&learns).map(|(node, ..)| node), Some(3));
+        assert_eq!(next(1, &goals, &waits, |_| Standing::Behind), Next::Settled);
     }
 }

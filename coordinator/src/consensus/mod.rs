@@ -37,7 +37,7 @@ pub use validate::Rejection;
 use crate::storage::{LogWrite, SnapshotRecord, Stored};
 #[cfg(evoring_plants)]
 use evoring_protocol::plants::{Plant, is_planted};
-use membership::Next;
+use membership::{Next, Standing};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use reads::Reads;
@@ -391,16 +391,20 @@ impl Consensus {
             return;
         }
         let committed = raft.raft_log.committed;
-        let has_caught_up = |node: u64| {
-            raft.prs().get(node).is_some_and(|progress| {
-                progress.recent_active && progress.matched + CAUGHT_UP_ENTRIES >= committed
-            })
+        let standing = |node: u64| match raft.prs().get(node) {
+            Some(progress) if progress.recent_active => {
+                match progress.matched + CAUGHT_UP_ENTRIES >= committed {
+                    true => Standing::CaughtUp,
+                    false => Standing::Behind,
+                }
+            }
+            _ => Standing::Silent,
         };
         match membership::next(
             self.config.id,
             &self.goals,
             &self.applied_membership,
-            has_caught_up,
+            standing,
         ) {
             Next::Settled => {}
             // That it takes effect is seen in the membership; until then it is proposed again.

@@ -1,5 +1,7 @@
 //! Leases prove themselves: a keyed MAC that any later leader can check without a table.
 
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::work::Lease;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -36,6 +38,10 @@ pub(super) fn sign(key: &[u8; 32], mut lease: Lease) -> Lease {
 
 /// Whether the lease was made with this key and not changed since; in constant time.
 pub(super) fn is_valid(key: &[u8; 32], lease: &Lease) -> bool {
+    #[cfg(evoring_plants)]
+    if is_planted(Plant::ForgedLeaseCounts) {
+        return true;
+    }
     hash(key, lease).verify_slice(&lease.mac).is_ok()
 }
 

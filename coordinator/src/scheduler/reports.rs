@@ -140,6 +140,8 @@ impl Scheduler {
                 .state
                 .lease_key()
                 .is_some_and(|key| mac::is_valid(key, lease));
+        #[cfg(evoring_plants)]
+        let is_ours = is_ours || is_planted(Plant::ForeignLeaseCounts);
         let refusal = if !is_ours {
             Some("which was not granted".to_owned())
         } else if outcomes.len() > lease.items.len() {

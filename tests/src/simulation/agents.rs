@@ -229,7 +229,7 @@ impl World {
             Action::Send { session, report } => {
                 let connection = agent.connection.filter(|_| agent.session == session);
                 if let Some(connection) = connection {
-                    self.link_up(connection, report);
+                    self.report(index, connection, report);
                 }
             }
             Action::Start { slot, wait } if wait > Duration::ZERO => {

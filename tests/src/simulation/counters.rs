@@ -50,10 +50,12 @@ sometimes! {
     PowerCut,
     /// A bit of a stored file was flipped.
     BitFlipped,
+    /// A write went to the place of another.
+    WriteMisdirected,
     /// A damaged store was recognized.
     CorruptionFound,
-    /// A flipped bit was in no live data: the store read as it was written.
-    HarmlessFlip,
+    /// What was damaged was no live data: the store read as it was written.
+    HarmlessDamage,
     /// A member lost its disk, and came back under a new id.
     DiskLost,
     /// A member was replaced by a new one under a new id.
@@ -98,6 +100,8 @@ sometimes! {
     AgentKilled,
     /// An executor died.
     ExecutorKilled,
+    /// A worker made up something about another's work.
+    Forged,
     /// An item's report came after its result was known.
     DuplicateReport,
     /// A gang got another roster.

@@ -13,8 +13,10 @@ use evoring_coordinator::state::NEWEST_RECORDS;
 use evoring_coordinator::storage::DiskFaults;
 use std::collections::BTreeSet;
 
-/// Shares of a run, in percent, at which bits flip.
-const FLIPS_AT: [u64; 5] = [9, 20, 31, 44, 56];
+/// Of the damages, one in so many is a write that went astray instead of a flipped bit.
+const MISDIRECTED_EVERY: u64 = 5;
+/// Shares of a run, in percent, at which a disk is damaged.
+const DAMAGES_AT: [u64; 5] = [9, 20, 31, 44, 56];
 /// … at which the power of all fails …
 const CUTS_AT: [u64; 3] = [18, 40, 62];
 /// … and at which processes are replaced by those of a newer build.
@@ -35,7 +37,7 @@ pub(super) enum Fault {
     /// A process whose store failed for good is started again.
     Replug(usize, u64),
     CutAll,
-    Flip,
+    Damage,
     Upgrade(usize),
     /// Members come and go.
     Churn,
@@ -99,7 +101,7 @@ impl World {
             planned.extend(CUTS_AT.map(|percent| (share(percent), Fault::CutAll)));
         }
         if self.plan.bit_flips {
-            planned.extend(FLIPS_AT.map(|percent| (share(percent), Fault::Flip)));
+            planned.extend(DAMAGES_AT.map(|percent| (share(percent), Fault::Damage)));
         }
         if self.plan.upgrade {
             let hosts = 0..self.plan.members as usize;
@@ -163,12 +165,12 @@ impl World {
                 Ok(())
             }
             Fault::CutAll if !self.faults.is_calm => self.cut_all(),
-            Fault::Flip if !self.faults.is_calm => self.flip(),
+            Fault::Damage if !self.faults.is_calm => self.damage(),
             Fault::Wipe if !self.faults.is_calm => {
                 self.wipe_one();
                 Ok(())
             }
-            Fault::CutAll | Fault::Flip | Fault::Wipe => Ok(()),
+            Fault::CutAll | Fault::Damage | Fault::Wipe => Ok(()),
             Fault::Upgrade(host) => self.upgrade(host),
             Fault::Churn => {
                 self.churn();
@@ -439,23 +441,31 @@ impl World {
         Ok(())
     }
 
-    /// A bit of one machine's disk flips, while all others are well.
-    fn flip(&mut self) -> Checked {
+    /// A bit of one machine's disk flips, or a write of it goes astray, while all others are well.
+    fn damage(&mut self) -> Checked {
         let Some(host) = self.expendable().filter(|_| self.has_spare()) else {
             // Later, when all are well.
-            self.after(2 * SECOND, Happening::Fault(Fault::Flip));
+            self.after(2 * SECOND, Happening::Fault(Fault::Damage));
             return Ok(());
         };
         self.end_process(host, None);
         let seed = self.dice.next();
         let disk = &self.hosts[host].disk;
         disk.settle();
-        if disk.flip_bit(seed).is_some() {
-            self.watch.counters.hit(Sometimes::BitFlipped);
+        let is_misdirected = seed.is_multiple_of(MISDIRECTED_EVERY);
+        let is_damaged = match is_misdirected {
+            true => disk.misdirect(seed).is_some(),
+            false => disk.flip_bit(seed).is_some(),
+        };
+        if is_damaged {
+            self.watch.counters.hit(match is_misdirected {
+                true => Sometimes::WriteMisdirected,
+                false => Sometimes::BitFlipped,
+            });
             self.hosts[host].was_damaged = true;
             self.hosts[host].is_suspect = true;
             self.faults.count += 1;
-            self.faults.flips += 1;
+            self.faults.flips += u64::from(!is_misdirected);
         }
         self.start_soon(host);
         Ok(())

@@ -214,8 +214,8 @@ impl World {
             Err(violation) => return Err(violation),
         };
         if std::mem::take(&mut host.is_suspect) {
-            // What was flipped is in no live data: all that was confirmed is there.
-            self.watch.counters.hit(Sometimes::HarmlessFlip);
+            // What was damaged is no live data: all that was confirmed is there.
+            self.watch.counters.hit(Sometimes::HarmlessDamage);
         }
         host.process = Some(process);
         host.absence = Absence::Down;

@@ -74,6 +74,17 @@ impl World {
         Some(connection)
     }
 
+    /// An agent says something.
+    pub(super) fn report(
+        &mut self,
+        agent: usize,
+        connection: ConnectionId,
+        mut report: WorkerReport,
+    ) {
+        self.rogue_hears(agent, &mut report);
+        self.link_up(connection, report);
+    }
+
     pub(super) fn link_up(&mut self, connection: ConnectionId, report: WorkerReport) {
         let delay = self.network.delay(&mut self.dice);
         let now = self.now;

@@ -27,6 +27,7 @@ mod plan;
 #[cfg(evoring_plants)]
 pub mod plants;
 mod process;
+mod rogue;
 mod trace;
 mod world;
 

@@ -14,6 +14,9 @@ const FAULTY_PERCENT: u64 = 75;
 /// One seed in so many uses the real store, whose machines lose their power and whose disks rot.
 const REDB_EVERY: u64 = 10;
 
+/// In one seed of so many, somebody broke into a worker.
+const ROGUE_EVERY: u64 = 4;
+
 /// A seed's decisions.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -44,6 +47,8 @@ pub(super) struct Plan {
     /// Whether clocks jump and drift.
     pub clock_faults: bool,
     pub disks_lie: bool,
+    /// Whether somebody broke into a worker.
+    pub rogue: bool,
     pub snapshot_entries: u64,
     pub write_us: u64,
 }
@@ -90,6 +95,7 @@ impl Plan {
             disk_faults: dice.chance(400_000) || uses_redb,
             clock_faults: dice.chance(300_000),
             disks_lie: setup.disks_lie,
+            rogue: seed % ROGUE_EVERY == 1,
             snapshot_entries: dice.pick(&[16, 64, 256, 4_096]).unwrap_or(256),
             write_us: dice.pick(&[100, 500, 2_000, 8_000]).unwrap_or(500),
         }

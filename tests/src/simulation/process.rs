@@ -164,7 +164,8 @@ impl Process {
                     watch.after_consensus(&self.birth, &self.consensus)?;
                 }
                 Input::Lead(event) => {
-                    let applies = watch.before_leader(&self.birth, &event)?;
+                    let applies =
+                        watch.before_leader(&self.birth, self.consensus.term(), &event)?;
                     let actions = self.leader.handle(event, now);
                     let actions =
                         actions.map_err(|error| Violation::new("apply", error.to_string()))?;

@@ -15,6 +15,7 @@ use super::network::{Network, Place};
 use super::peers::PeerNote;
 use super::plan::Plan;
 use super::process::Output;
+use super::rogue::Rogue;
 use evoring_coordinator::scheduler::ConnectionId;
 use evoring_protocol::Digest;
 use std::cmp::Reverse;
@@ -106,6 +107,8 @@ pub(super) struct World {
     pub agents: Vec<Agent>,
     pub clients: Vec<Client>,
     pub links: BTreeMap<ConnectionId, Link>,
+    /// The agent that somebody broke into.
+    pub rogue: Option<Rogue>,
     pub faults: Faults,
     pub watch: Watch,
     /// Where gangs meet.
@@ -136,13 +139,14 @@ impl World {
             agents: Vec::new(),
             clients: Vec::new(),
             links: BTreeMap::new(),
+            rogue: plan.rogue.then(|| Rogue::new(seed)),
             faults: Faults::default(),
             meetings: Meetings::new(),
             known_jobs: Vec::new(),
             submitted: 0,
             labels: 0,
             is_told: setup.is_told,
-            watch: Watch::new(first.clone()),
+            watch: Watch::new(first.clone(), plan.rogue),
             last_connection: 0,
             last_boot: 0,
             outputs: Vec::new(),

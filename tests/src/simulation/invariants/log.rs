@@ -16,10 +16,21 @@ pub(in super::super) const FIRST_INDEX: u64 = 1;
 /// States at this distance are compared byte by byte.
 const COMPARED_EVERY: u64 = 64;
 
+/// What is known of an entry that was applied.
+struct AppliedEntry {
+    term: u64,
+    /// Of its command.
+    digest: u64,
+    /// Of the state after it.
+    state: Digest,
+    /// A term in which it was committed for certain: that of the first process that applied it, then.
+    committed_in: u64,
+}
+
 /// The one log, and a state that has applied all of it.
 pub(in super::super) struct AppliedLog {
-    /// Term, digest of the command, and hash of the state after it, from [`FIRST_INDEX`] on.
-    entries: Vec<(u64, u64, Digest)>,
+    /// From [`FIRST_INDEX`] on.
+    entries: Vec<AppliedEntry>,
     /// Encodings of the state at some indices, as digests.
     whole: BTreeMap<u64, u64>,
     reference: State,
@@ -32,7 +43,12 @@ pub(in super::super) struct AppliedLog {
 impl AppliedLog {
     pub(super) fn new(first: State) -> Self {
         Self {
-            entries: vec![(1, 0, first.hash())],
+            entries: vec![AppliedEntry {
+                term: 1,
+                digest: 0,
+                state: first.hash(),
+                committed_in: 1,
+            }],
             whole: BTreeMap::new(),
             reference: first,
             committed: BTreeMap::new(),
@@ -72,17 +88,26 @@ impl AppliedLog {
         Ok(())
     }
 
-    /// A process is about to apply an entry; gives its digest.
-    pub(super) fn applies(&mut self, host: usize, entry: &Committed) -> Result<u64, Violation> {
+    /// A process in this term is about to apply an entry; gives its digest.
+    pub(super) fn applies(
+        &mut self,
+        host: usize,
+        term: u64,
+        entry: &Committed,
+    ) -> Result<u64, Violation> {
         let digest = of_bytes(&entry.data);
         let known = Self::position(entry.index).map(|position| self.entries.get(position));
         match known {
-            Some(Some(&(term, known, _))) if (term, known) == (entry.term, digest) => Ok(digest),
+            Some(Some(known)) if (known.term, known.digest) == (entry.term, digest) => Ok(digest),
             Some(None) if entry.index == self.last() + 1 => {
                 let applied = self.reference.apply(entry.index, &entry.data);
                 let applied = applied.map_err(|error| Violation::new(NAME, error.to_string()))?;
-                self.entries
-                    .push((entry.term, digest, self.reference.hash()));
+                self.entries.push(AppliedEntry {
+                    term: entry.term,
+                    digest,
+                    state: self.reference.hash(),
+                    committed_in: term,
+                });
                 self.news.push((entry.index, entry.data.clone(), applied));
                 if entry.index.is_multiple_of(COMPARED_EVERY) {
                     self.whole
@@ -96,8 +121,10 @@ impl AppliedLog {
                     entry.index,
                     entry.term,
                     match other {
-                        Some(Some((term, digest, _))) =>
-                            format!("applied one of term {term} with digest {digest:x} there"),
+                        Some(Some(known)) => format!(
+                            "applied one of term {} with digest {:x} there",
+                            known.term, known.digest
+                        ),
                         _ => format!("have applied entries up to {}", self.last()),
                     }
                 );
@@ -110,7 +137,7 @@ impl AppliedLog {
     pub(super) fn state(&mut self, host: usize, state: &State) -> Checked {
         let index = state.applied();
         let known = Self::position(index).and_then(|position| self.entries.get(position));
-        if known.is_none_or(|(_, _, hash)| *hash != state.hash()) {
+        if known.is_none_or(|known| known.state != state.hash()) {
             let what = format!("host {host} has another state at index {index}");
             return Err(Violation::new(NAME, what));
         }
@@ -128,7 +155,7 @@ impl AppliedLog {
     pub(super) fn stored(&self, host: usize, snapshot: &SnapshotRecord) -> Checked {
         let position = Self::position(snapshot.index);
         let known = position.and_then(|position| self.entries.get(position));
-        if known.is_none_or(|(term, ..)| *term == snapshot.term) {
+        if known.is_none_or(|known| known.term == snapshot.term) {
             return Ok(());
         }
         let what = format!(
@@ -148,16 +175,19 @@ impl AppliedLog {
         Err(Violation::new(NAME, what))
     }
 
-    /// Whoever leads has everything that is committed.
+    /// Whoever leads has everything that was committed in earlier terms. It may come to lead late, when
+    /// later terms have committed more: its own office is worth nothing by then.
     pub(super) fn elected(&mut self, host: usize, consensus: &Consensus) -> Checked {
-        if consensus.last_index() >= self.last() {
+        let is_earlier = |entry: &AppliedEntry| entry.committed_in < consensus.term();
+        let last = self.entries.iter().rposition(is_earlier);
+        let last = last.map_or(0, |position| FIRST_INDEX + position as u64);
+        if consensus.last_index() >= last {
             return Ok(());
         }
         let what = format!(
-            "host {host} leads in term {} with a log up to {}, while {} is committed",
+            "host {host} leads in term {} with a log up to {}, while {last} was committed before",
             consensus.term(),
             consensus.last_index(),
-            self.last()
         );
         Err(Violation::new(NAME, what))
     }

@@ -5,6 +5,7 @@
 
 pub(super) mod bounds;
 mod history;
+mod identity;
 mod items;
 mod jobs;
 mod liveness;
@@ -58,12 +59,14 @@ pub(super) struct Watch {
     pub membership: membership::Membership,
     pub stores: stores::Stores,
     pub history: history::History,
+    /// Whether a worker makes things up.
+    has_rogue: bool,
     version: u16,
     time_ms: u64,
 }
 
 impl Watch {
-    pub(super) fn new(first: State) -> Self {
+    pub(super) fn new(first: State, has_rogue: bool) -> Self {
         Self {
             trace: Trace::default(),
             counters: Counters::default(),
@@ -74,6 +77,7 @@ impl Watch {
             membership: membership::Membership::default(),
             stores: stores::Stores::default(),
             history: history::History::default(),
+            has_rogue,
             version: first.version(),
             time_ms: first.time_ms(),
             log: log::AppliedLog::new(first),
@@ -94,12 +98,13 @@ impl Watch {
     pub(super) fn before_leader(
         &mut self,
         birth: &Birth,
+        term: u64,
         event: &leader::Event,
     ) -> Result<bool, Violation> {
         match event {
             leader::Event::Committed(entries) => {
                 for entry in entries {
-                    let digest = self.log.applies(birth.host, entry)?;
+                    let digest = self.log.applies(birth.host, term, entry)?;
                     self.trace.note([birth.id, entry.index, digest]);
                 }
             }
@@ -185,6 +190,9 @@ impl Watch {
         for (index, data, applied) in std::mem::take(&mut self.log.news) {
             if data.is_empty() {
                 continue;
+            }
+            if self.has_rogue {
+                identity::applied(index, &data)?;
             }
             let batch = Batch::decode(&data, NEWEST_RECORDS).map_err(|error| {
                 Violation::new("log", format!("entry {index} does not decode: {error}"))

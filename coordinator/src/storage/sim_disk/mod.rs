@@ -9,6 +9,10 @@
 //!   changes: file systems journal them in order.
 //! - A process that ends leaves everything it wrote to the next one; its open files are dead.
 
+mod damage;
+
+pub use damage::Flip;
+
 use super::disk::{Disk, DiskFile, OpenAs};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,17 +38,6 @@ pub struct DiskFaults {
     pub syncs_lie: bool,
     /// Reads fail.
     pub reads_fail: bool,
-}
-
-/// Where a bit was flipped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Flip {
-    /// The file.
-    pub name: String,
-    /// Its byte.
-    pub offset: u64,
-    /// The byte's bit.
-    pub bit: u32,
 }
 
 /// A handle of a simulated disk; clones are the same disk.
@@ -103,45 +96,6 @@ impl SimDisk {
         state.settle_names();
         for file in state.files.values_mut() {
             file.settle();
-        }
-    }
-
-    /// Flips one bit of what is on the disk and not about to be written over, in a sector that
-    /// holds anything but zeros; `None` if there is none. `seed` chooses.
-    pub fn flip_bit(&self, seed: u64) -> Option<Flip> {
-        let mut random = SplitMix(seed);
-        let mut flip = {
-            let state = self.state();
-            let sectors: Vec<(&String, u64)> = state
-                .names
-                .iter()
-                .filter_map(|(name, file)| Some((name, state.files.get(file)?)))
-                .flat_map(|(name, file)| file.live_sectors().map(move |sector| (name, sector)))
-                .collect();
-            let (name, sector) = sectors.get(random.below(sectors.len() as u64) as usize)?;
-            Flip {
-                name: (*name).clone(),
-                offset: sector * SECTOR_BYTES as u64,
-                bit: random.below(8) as u32,
-            }
-        };
-        let end = self.length(&flip.name)?;
-        flip.offset += random.below((end - flip.offset).min(SECTOR_BYTES as u64));
-        self.flip(&flip);
-        Some(flip)
-    }
-
-    /// Flips that bit; one behind the end of the file, or in no file, is none.
-    pub fn flip(&self, flip: &Flip) {
-        let mut state = self.state();
-        let Some(file) = state.names.get(&flip.name).copied() else {
-            return;
-        };
-        if let Some(file) = state.files.get_mut(&file)
-            && flip.offset < file.len
-            && let Some(byte) = file.bytes.get_mut(flip.offset as usize)
-        {
-            *byte ^= 1 << (flip.bit % 8);
         }
     }
 
@@ -572,15 +526,6 @@ impl Contents {
         self.bytes[len as usize..].fill(0);
         self.durable_len = len;
     }
-
-    /// Sectors with anything but zeros that are durable as they are.
-    fn live_sectors(&self) -> impl Iterator<Item = u64> {
-        self.bytes
-            .chunks(SECTOR_BYTES)
-            .zip(0u64..)
-            .filter(|(bytes, sector)| *bytes != ZEROS && !self.unsynced.contains_key(sector))
-            .map(|(_, sector)| sector)
-    }
 }
 
 fn padded(len: u64) -> usize {
@@ -610,18 +555,18 @@ impl SplitMix {
 mod tests {
     use super::*;
 
-    fn open(disk: &SimDisk, name: &str) -> Box<dyn DiskFile> {
+    pub(super) fn open(disk: &SimDisk, name: &str) -> Box<dyn DiskFile> {
         disk.open(name, OpenAs::PresentOrNew).unwrap()
     }
 
-    fn bytes(disk: &SimDisk, name: &str) -> Vec<u8> {
+    pub(super) fn bytes(disk: &SimDisk, name: &str) -> Vec<u8> {
         let file = open(disk, name);
         let mut bytes = vec![0; file.len().unwrap() as usize];
         file.read_at(0, &mut bytes).unwrap();
         bytes
     }
 
-    fn durable(name: &str, content: &[u8]) -> SimDisk {
+    pub(super) fn durable(name: &str, content: &[u8]) -> SimDisk {
         let disk = SimDisk::new();
         let file = open(&disk, name);
         file.write_at(0, content).unwrap();
@@ -770,23 +715,5 @@ mod tests {
         assert!(second.try_lock().unwrap());
         disk.end_process();
         assert!(open(&disk, "a").try_lock().unwrap());
-    }
-
-    // Claim: a flipped bit is one bit, of a byte that is durable.
-    // Method: flip in a file with one durable and one unsynced sector.
-    #[test]
-    fn flips() {
-        let disk = durable("a", &[1; SECTOR_BYTES]);
-        let whole = vec![1; 2 * SECTOR_BYTES];
-        open(&disk, "a").write_at(512, &whole[512..]).unwrap();
-        for seed in 0..20 {
-            let disk = disk.fork();
-            let flip = disk.flip_bit(seed).unwrap();
-            assert!(flip.offset < 512);
-            let mut damaged = whole.clone();
-            damaged[flip.offset as usize] ^= 1 << flip.bit;
-            assert_eq!(bytes(&disk, "a"), damaged);
-        }
-        assert_eq!(SimDisk::new().flip_bit(1), None);
     }
 }
