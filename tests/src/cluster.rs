@@ -160,10 +160,10 @@ impl Cluster {
         self.folder.path().join("cluster")
     }
 
-    /// The first coordinator's folder as its process sees it.
-    pub fn coordinator_folder(&self) -> PathBuf {
+    /// A coordinator's folder as its process sees it.
+    pub fn folder_of(&self, coordinator: &str) -> PathBuf {
         let seen = format!("/proc/{}/root", self.local.id());
-        let folder = self.folder().join(&self.coordinators()[0]);
+        let folder = self.folder().join(coordinator);
         Path::new(&seen).join(folder.strip_prefix("/").expect("an absolute path"))
     }
 

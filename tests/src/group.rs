@@ -93,7 +93,7 @@ impl Cluster {
     /// # Panics
     /// If it cannot be understood.
     pub fn events_of(&self, coordinator: &str) -> Vec<Event> {
-        let text = std::fs::read_to_string(self.folder().join(coordinator).join("events"));
+        let text = std::fs::read_to_string(self.folder_of(coordinator).join("events"));
         let text = text.unwrap_or_default();
         // The last line may be half there.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);

@@ -119,7 +119,7 @@ fn full_disk_loses_nothing() {
     cluster.wait_for("results of the search", || {
         is_searched(&cluster.events()?).then_some(())
     });
-    let filler = cluster.coordinator_folder().join("filler");
+    let filler = cluster.folder_of("coordinator").join("filler");
     fill(&mut File::create_new(&filler).expect("the coordinator's file system"));
 
     let said = refusal(&cluster, &mut accepted);
@@ -192,7 +192,7 @@ fn full_disk_of_a_leader_stops_nobody() {
     cluster.wait_for("results of the search", || {
         is_searched(&cluster.merged_events()).then_some(())
     });
-    let filler = cluster.coordinator_folder().join("filler");
+    let filler = cluster.folder_of(&full).join("filler");
     fill(&mut File::create_new(&filler).expect("the coordinator's file system"));
     cluster.wait_for("another leader, and what ails the last one", || {
         let view = cluster.status()?;

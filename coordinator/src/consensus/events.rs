@@ -66,6 +66,11 @@ pub enum Event {
     },
     /// Give leadership to somebody else, if this node has it and anybody can take it.
     HandOver,
+    /// This node shall not lead, and this one shall.
+    HandOverTo {
+        /// Which.
+        id: u64,
+    },
     /// This process did not run for so long that workers may have lost it, and it them: a leader gives
     /// up its office, and takes the next one, if it gets it, as any new leader does.
     Paused,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::storage::{LogStore, MemoryStore};
+use raft::eraftpb::EntryType;
 use std::collections::VecDeque;
 
 struct Member {
@@ -276,6 +277,8 @@ fn grows_and_shrinks() {
         assert_eq!(group.members[&id].installed[0].1, b"state");
     }
     group.propose(1, b"b");
+    // The next heartbeat says that it is committed.
+    group.tick(HEARTBEAT_TICKS);
     assert_eq!(group.commands(3), [b"b".to_vec()]);
     group.goals(&[2, 3]);
     group.tick(FAREWELL_TICKS as usize + 200);
@@ -288,6 +291,7 @@ fn grows_and_shrinks() {
     let leader = group.leader();
     assert_eq!(group.voters(leader), [2, 3]);
     group.propose(leader, b"c");
+    group.tick(HEARTBEAT_TICKS);
     assert_eq!(group.commands(2).last(), group.commands(3).last());
 }
 

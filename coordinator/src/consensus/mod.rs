@@ -4,9 +4,12 @@
 //! what are easy to break:
 //!
 //! - `RAFT-1`: nothing that depends on a write (votes, acknowledgements, commits) leaves before
-//!   [`Event::Persisted`] for it; writes are reported in order.
+//!   [`Event::Persisted`] for it; writes are reported in order. What says nothing about the log, as
+//!   answers to heartbeats do, waits for no entries, only for a term or a vote on their way to the
+//!   disk: a leader whose followers' disks stall stays in office.
 //! - `RAFT-2`: a snapshot is written in one transaction with a commit index that covers it, and with
-//!   the membership in force at its index.
+//!   the membership in force at its index. No write has a commit index beyond the entries that were
+//!   handed out before it or with it.
 //! - `RAFT-3`: a proposal's fate is known only from [`Action::Apply`]; a proposal that is neither
 //!   applied nor refused is unknown, never absent.
 //! - `RAFT-4`: `raft` panics on broken invariants; the shell ends the process then. What comes from
@@ -25,6 +28,7 @@ mod membership;
 #[cfg(evoring_plants)]
 mod plants;
 mod reads;
+mod ready;
 mod validate;
 mod view;
 
@@ -38,7 +42,7 @@ use crate::storage::{LogWrite, SnapshotRecord, Stored};
 #[cfg(evoring_plants)]
 use evoring_protocol::plants::{Plant, is_planted};
 use membership::{Next, Standing};
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType};
+use raft::eraftpb::{ConfState, Entry, HardState, Message, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use reads::Reads;
 use std::collections::BTreeMap;
@@ -60,6 +64,8 @@ const SLOW_WRITE_TICKS: u64 = 50;
 const HAND_OVER_TICKS: u64 = 100;
 /// A learner that lacks no more entries than this has caught up.
 const CAUGHT_UP_ENTRIES: u64 = 256;
+/// Whoever was not heard for 5 s is silent: changes of membership do not wait for it.
+const SILENT_TICKS: u64 = 250;
 /// A voter that was removed stays for 10 s, unless it is told that nobody needs it (`RAFT-7`).
 const FAREWELL_TICKS: u64 = 500;
 /// Entries that travel in one message.
@@ -107,6 +113,8 @@ pub struct Consensus {
     pending: std::collections::VecDeque<Pending>,
     next_token: u64,
     reads: Reads,
+    /// Ticks when each member was heard last, or when that began to count.
+    heard: BTreeMap<u64, u64>,
     /// Receivers of snapshots that are not good enough for them.
     unsent_snapshots: Vec<u64>,
     goals: BTreeMap<u64, Goal>,
@@ -131,6 +139,8 @@ struct Pending {
     ready: Option<u64>,
     /// Snapshot to cut the log at.
     compact_to: Option<u64>,
+    /// Whether it has a new term or vote.
+    has_vote: bool,
     /// State of the leader's to install.
     install: Option<(u64, u64, Vec<u8>)>,
     /// Membership whose commit is durable with it.
@@ -157,6 +167,8 @@ impl Consensus {
             pre_vote: true,
             read_only_option: ReadOnlyOption::Safe,
             batch_append: true,
+            // The next append or heartbeat says what is committed.
+            skip_bcast_commit: true,
             max_uncommitted_size: UNCOMMITTED_BYTES,
             max_committed_size_per_ready: COMMITTED_BYTES,
             ..Config::default()
@@ -171,6 +183,7 @@ impl Consensus {
             pending: std::collections::VecDeque::new(),
             next_token: 1,
             reads: Reads::new(config),
+            heard: BTreeMap::new(),
             unsent_snapshots: Vec::new(),
             goals: BTreeMap::new(),
             membership: membership.clone(),
@@ -294,6 +307,7 @@ impl Consensus {
                 self.hands_over_until = self.ticks + HAND_OVER_TICKS;
                 self.hand_over();
             }
+            Event::HandOverTo { id } => self.hand_over_to(id),
             Event::Paused if self.is_leader() => {
                 let term = self.term();
                 self.node.raft.become_follower(term, raft::INVALID_ID);
@@ -336,6 +350,7 @@ impl Consensus {
     }
 
     fn receive(&mut self, from: u64, message: Message, actions: &mut Vec<Action>) {
+        self.heard.insert(from, self.ticks);
         let raft = &self.node.raft;
         let own = Own {
             id: self.config.id,
@@ -378,6 +393,19 @@ impl Consensus {
         }
     }
 
+    /// Gives leadership to this voter, if it answers.
+    fn hand_over_to(&mut self, id: u64) {
+        let raft = &self.node.raft;
+        let is_there = raft
+            .prs()
+            .get(id)
+            .is_some_and(|progress| progress.recent_active);
+        let can_lead = is_there && self.applied_membership.voters.contains(&id);
+        if self.is_leader() && raft.lead_transferee.is_none() && can_lead {
+            self.node.transfer_leader(id);
+        }
+    }
+
     /// Moves the membership towards the goals (`MEMBER-3`).
     fn change_membership(&mut self) {
         let raft = &self.node.raft;
@@ -391,14 +419,16 @@ impl Consensus {
             return;
         }
         let committed = raft.raft_log.committed;
+        let is_heard = |node: u64| {
+            let heard = self.heard.get(&node);
+            heard.is_some_and(|heard| self.ticks - heard <= SILENT_TICKS)
+        };
         let standing = |node: u64| match raft.prs().get(node) {
-            Some(progress) if progress.recent_active => {
-                match progress.matched + CAUGHT_UP_ENTRIES >= committed {
-                    true => Standing::CaughtUp,
-                    false => Standing::Behind,
-                }
+            _ if !is_heard(node) => Standing::Silent,
+            Some(progress) if progress.matched + CAUGHT_UP_ENTRIES >= committed => {
+                Standing::CaughtUp
             }
-            _ => Standing::Silent,
+            _ => Standing::Behind,
         };
         match membership::next(
             self.config.id,
@@ -510,8 +540,9 @@ impl Consensus {
         };
         #[cfg(evoring_plants)]
         let snapshot = self.spoilt(snapshot);
-        // RAFT-2: the newest hard state covers the index, since it is applied.
-        let hard_state = Some(self.node.raft.hard_state());
+        // RAFT-2: what was handed out last covers the index, since it is applied, and no entry that
+        // was not handed out.
+        let hard_state = Some(self.node.store().hard_state().clone());
         #[cfg(evoring_plants)]
         let hard_state = hard_state.filter(|_| !is_planted(Plant::SnapshotWithoutCommit));
         self.lazy_hard_state = None;
@@ -533,6 +564,7 @@ impl Consensus {
             since: self.ticks,
             ready: None,
             compact_to: None,
+            has_vote: false,
             install: None,
             membership: None,
             messages: Vec::new(),
@@ -543,117 +575,6 @@ impl Consensus {
         let token = pending.token;
         self.pending.push_back(pending);
         actions.push(Action::Persist { token, write });
-    }
-
-    fn drain(&mut self, actions: &mut Vec<Action>) {
-        let mut ready = self.node.ready();
-        for message in ready.take_messages() {
-            self.send(message, actions);
-        }
-        let reads = ready.take_read_states();
-        let mut pending = self.next_pending();
-        pending.messages = ready.take_persisted_messages();
-        #[cfg(evoring_plants)]
-        self.send_early(&mut pending.messages, actions);
-        let mut write = LogWrite::default();
-        if let Some(hard_state) = ready.hs() {
-            self.node.mut_store().set_hard_state(hard_state.clone());
-            self.lazy_hard_state = Some(hard_state.clone());
-        }
-        let snapshot = ready.snapshot();
-        if !snapshot.is_empty() {
-            let metadata = snapshot.metadata.clone().unwrap_or_default();
-            let (index, term) = (metadata.index, metadata.term);
-            let membership = metadata.conf_state.clone().unwrap_or_default();
-            let data = snapshot.data.clone();
-            self.node.mut_store().install(metadata);
-            self.set_membership(membership.clone(), actions);
-            pending.install = Some((index, term, data.clone()));
-            pending.membership = Some(membership.clone());
-            self.installs = Some(index);
-            write.installs = true;
-            write.snapshot = Some(SnapshotRecord {
-                index,
-                term,
-                membership,
-                data,
-            });
-            // RAFT-2
-            self.lazy_hard_state = Some(self.node.raft.hard_state());
-        }
-        write.entries = ready.take_entries();
-        self.node.mut_store().append(&write.entries);
-        let committed = ready.take_committed_entries();
-        let changes = committed
-            .iter()
-            .any(|entry| entry.entry_type() != EntryType::EntryNormal);
-        if ready.must_sync() || changes || !pending.messages.is_empty() {
-            write.hard_state = self.lazy_hard_state.take();
-            #[cfg(evoring_plants)]
-            if let Some(hard_state) = &mut write.hard_state
-                && is_planted(Plant::VoteNotStored)
-            {
-                hard_state.vote = raft::INVALID_ID;
-            }
-            pending.ready = Some(ready.number());
-            self.persist(write, pending, actions);
-        }
-        let committed = self.take_committed(committed, actions);
-        // RAFT-7
-        if let Some(pending) = self.pending.back_mut().filter(|_| changes) {
-            pending.membership = Some(self.applied_membership.clone());
-        }
-        if !committed.is_empty() {
-            actions.push(Action::Apply(committed));
-        }
-        for read in reads {
-            let tokens = self.reads.answered(&read.request_ctx);
-            let index = read.index;
-            actions.extend(tokens.map(|token| Action::ReadReady { token, index }));
-        }
-        self.node.advance_append_async(ready);
-    }
-
-    fn take_committed(&mut self, entries: Vec<Entry>, actions: &mut Vec<Action>) -> Vec<Committed> {
-        let mut committed = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let proposal = self.proposal(&entry);
-            let data = match entry.entry_type() {
-                EntryType::EntryNormal => entry.data,
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
-                    if let Err(what) = self.apply_change(&entry, actions) {
-                        let index = entry.index;
-                        self.has_stopped = true;
-                        actions.push(Action::Stop(StopReason::Membership { index, what }));
-                        return committed;
-                    }
-                    Vec::new()
-                }
-            };
-            committed.push(Committed {
-                index: entry.index,
-                term: entry.term,
-                proposal,
-                data,
-            });
-        }
-        committed
-    }
-
-    /// `raft` at the receiver drops a snapshot whose membership lacks it, without a word.
-    fn send(&mut self, message: Message, actions: &mut Vec<Action>) {
-        if message.msg_type() != MessageType::MsgSnapshot {
-            actions.push(Action::Send(Box::new(message)));
-            return;
-        }
-        let log = self.node.store();
-        if is_member(&log.membership(log.snapshot_index()), message.to) {
-            actions.push(Action::SendSnapshot(Box::new(message)));
-        } else {
-            self.unsent_snapshots.push(message.to);
-            let index = log.last_change();
-            actions.push(Action::WantSnapshot { index });
-        }
     }
 
     fn apply_change(&mut self, entry: &Entry, actions: &mut Vec<Action>) -> Result<(), String> {
@@ -698,6 +619,9 @@ impl Consensus {
     fn report_leadership(&mut self, actions: &mut Vec<Action>) {
         let is_leader = self.is_leader();
         if is_leader && !self.was_leader {
+            // Who is silent shows from now on.
+            let nodes: Vec<u64> = nodes(&self.applied_membership).collect();
+            self.heard = nodes.into_iter().map(|node| (node, self.ticks)).collect();
             actions.push(Action::Elected { term: self.term() });
         } else if !is_leader && self.was_leader {
             self.hands_over_until = 0;
@@ -715,14 +639,19 @@ impl Consensus {
     }
 }
 
-fn is_member(membership: &ConfState, id: u64) -> bool {
+/// All nodes of a membership, whatever they may do; some more than once.
+fn nodes(membership: &ConfState) -> impl Iterator<Item = u64> {
     let nodes = [
         &membership.voters,
         &membership.voters_outgoing,
         &membership.learners,
         &membership.learners_next,
     ];
-    nodes.into_iter().any(|nodes| nodes.contains(&id))
+    nodes.into_iter().flatten().copied()
+}
+
+fn is_member(membership: &ConfState, id: u64) -> bool {
+    nodes(membership).any(|node| node == id)
 }
 
 /// A number that looks random and follows from `parts` (the finalizer of SplitMix64, chained).

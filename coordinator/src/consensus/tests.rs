@@ -264,3 +264,181 @@ fn refuses_too_much() {
         "{refused:?}"
     );
 }
+
+/// A follower of node 1 with the ids 1 to 3, in term 2 with the entries up to `last`, all durable.
+fn follower(last: u64) -> (Consensus, Stored) {
+    let membership = ConfState {
+        voters: vec![1, 2, 3],
+        ..ConfState::default()
+    };
+    let mut first = first_write(1, b"first".to_vec());
+    first.snapshot.as_mut().unwrap().membership = membership;
+    let mut stored = Stored::default();
+    stored.take(&first).unwrap();
+    let config = NodeConfig {
+        id: 2,
+        boot: 1,
+        seed: 1,
+    };
+    let mut consensus = Consensus::new(config, stored.clone()).unwrap();
+    let actions = consensus.handle(append(1, 1, 2..=last, last));
+    carry_out(&mut consensus, &mut stored, actions);
+    (consensus, stored)
+}
+
+fn entries(indices: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
+    let entry = |index| Entry {
+        index,
+        term: 2,
+        data: vec![7],
+        ..Entry::default()
+    };
+    indices.map(entry).collect()
+}
+
+fn of_leader(kind: MessageType) -> Message {
+    let mut message = Message {
+        from: 1,
+        to: 2,
+        term: 2,
+        ..Message::default()
+    };
+    message.set_msg_type(kind);
+    message
+}
+
+fn receive(message: Message) -> Event {
+    Event::Receive {
+        from: 1,
+        message: Box::new(message),
+    }
+}
+
+fn append(index: u64, log_term: u64, new: std::ops::RangeInclusive<u64>, commit: u64) -> Event {
+    receive(Message {
+        index,
+        log_term,
+        commit,
+        entries: entries(new),
+        ..of_leader(MessageType::MsgAppend)
+    })
+}
+
+/// Does what a shell does, one write after the other; a process that dies between two of them must be
+/// able to start again.
+fn carry_out(consensus: &mut Consensus, stored: &mut Stored, actions: Vec<Action>) -> Vec<Action> {
+    let mut rest = std::collections::VecDeque::from(actions);
+    let mut seen = Vec::new();
+    while let Some(action) = rest.pop_front() {
+        match action {
+            Action::Persist { token, write } => {
+                stored.take(&write).unwrap();
+                let config = NodeConfig {
+                    id: 2,
+                    boot: 9,
+                    seed: 1,
+                };
+                Consensus::new(config, stored.clone()).unwrap();
+                rest.extend(consensus.handle(Event::Persisted { token }));
+            }
+            Action::Apply(entries) => {
+                let index = entries.last().unwrap().index;
+                rest.extend(consensus.handle(Event::Applied { index }));
+            }
+            Action::Install { index, .. } => {
+                rest.extend(consensus.handle(Event::Applied { index }));
+                seen.push(action);
+            }
+            other => seen.push(other),
+        }
+    }
+    seen
+}
+
+// Claim: a snapshot that is taken while entries are on their way to the disk leaves a store that can be
+// opened, whichever of the writes was the last (`RAFT-2`).
+// Method: entries with a higher commit index and a snapshot of what was applied before, in one batch.
+#[test]
+fn a_snapshot_claims_no_entries() {
+    let (mut consensus, mut stored) = follower(10);
+    let snapshot = Event::Snapshot {
+        index: 10,
+        data: b"state".to_vec(),
+    };
+    let batch = [append(10, 2, 11..=20, 15), snapshot];
+    let actions = consensus.handle_all(batch);
+    carry_out(&mut consensus, &mut stored, actions);
+    assert_eq!((stored.snapshot_index(), stored.last_index()), (10, 20));
+    assert_eq!(consensus.committed(), 15);
+}
+
+// Claim: a leader's snapshot and entries after it can come at once.
+// Method: both in one batch; the state is installed, then the entries are applied.
+#[test]
+fn a_snapshot_with_entries_after_it() {
+    let (mut consensus, mut stored) = follower(10);
+    let membership = consensus.membership().clone();
+    let snapshot = raft::eraftpb::Snapshot {
+        data: b"state".to_vec(),
+        metadata: Some(raft::eraftpb::SnapshotMetadata {
+            conf_state: Some(membership),
+            index: 50,
+            term: 2,
+        }),
+    };
+    let snapshot = receive(Message {
+        snapshot: Some(snapshot),
+        ..of_leader(MessageType::MsgSnapshot)
+    });
+    let actions = consensus.handle_all([snapshot, append(50, 2, 51..=60, 55)]);
+    let seen = carry_out(&mut consensus, &mut stored, actions);
+    let installs = |action: &Action| matches!(action, Action::Install { index: 50, .. });
+    assert!(seen.iter().any(installs), "{seen:?}");
+    assert_eq!((stored.snapshot_index(), stored.last_index()), (50, 60));
+    assert_eq!(stored.hard_state.unwrap().commit, 55);
+    assert_eq!(consensus.committed(), 55);
+}
+
+// Claim: a follower answers heartbeats while its disk stalls, writes nothing for that, and acknowledges
+// no entry before it is durable; only a new term or vote on its way to the disk holds answers back.
+// Method: entries whose write does not end, then a heartbeat; the same with the heartbeat of a new term.
+#[test]
+fn stalled_disks_answer_heartbeats() {
+    let kinds = |actions: &[Action]| -> Vec<MessageType> {
+        let sent = actions.iter().filter_map(|action| match action {
+            Action::Send(message) => Some(message.msg_type()),
+            _ => None,
+        });
+        sent.collect()
+    };
+    let persists = |actions: &[Action]| -> Option<u64> {
+        actions.iter().find_map(|action| match action {
+            Action::Persist { token, .. } => Some(*token),
+            _ => None,
+        })
+    };
+    let (mut consensus, _) = follower(10);
+    let actions = consensus.handle(append(10, 2, 11..=11, 10));
+    let token = persists(&actions).unwrap();
+    assert_eq!(kinds(&actions), []);
+    for _ in 0..3 {
+        let actions = consensus.handle(receive(of_leader(MessageType::MsgHeartbeat)));
+        assert_eq!(kinds(&actions), [MessageType::MsgHeartbeatResponse]);
+        assert_eq!(persists(&actions), None);
+    }
+    let actions = consensus.handle(Event::Persisted { token });
+    assert_eq!(kinds(&actions), [MessageType::MsgAppendResponse]);
+
+    let new_term = Message {
+        term: 3,
+        ..of_leader(MessageType::MsgHeartbeat)
+    };
+    let actions = consensus.handle(receive(new_term.clone()));
+    let token = persists(&actions).unwrap();
+    assert_eq!(kinds(&actions), []);
+    let actions = consensus.handle(receive(new_term));
+    assert_eq!((kinds(&actions), persists(&actions)), (vec![], None));
+    let actions = consensus.handle(Event::Persisted { token });
+    let answers = [MessageType::MsgHeartbeatResponse; 2];
+    assert_eq!(kinds(&actions), answers);
+}

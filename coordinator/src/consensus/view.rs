@@ -46,6 +46,11 @@ impl LogView {
         self.kept_entries = entries;
     }
 
+    /// The newest that was handed out, or is handed out with the next write.
+    pub(super) fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
     pub(super) fn set_hard_state(&mut self, hard_state: HardState) {
         self.hard_state = hard_state;
     }

@@ -190,6 +190,11 @@ pub enum Action {
         /// Names the read.
         token: u64,
     },
+    /// Another member shall lead.
+    HandOver {
+        /// Which.
+        to: u64,
+    },
     /// The group shall have these members.
     Members(BTreeMap<u64, Member>),
     /// Append to the event file; events of entries that it already holds are skipped.

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What a member told is out of date after this, for the version of the records.
 const HEALTH_MS: u64 = 5_000;
+/// Between two attempts of a leader to give way.
+const GIVES_WAY_MS: u64 = 2_000;
 
 /// How the group stands, from consensus.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -40,6 +42,8 @@ pub(super) struct Group {
     problems: BTreeMap<u64, String>,
     /// Members whose joining is proposed in this term.
     joining: BTreeMap<u64, u64>,
+    /// When this node gives way next, at the earliest.
+    gives_way_ms: u64,
     /// Term in which a version was proposed last, and which.
     version_proposed: (u64, u16),
 }
@@ -57,7 +61,41 @@ impl Group {
     }
 }
 
+impl Group {
+    /// The voter that holds most of those that said lately that nothing ails their disk.
+    fn well(&self, own: u64, now: Now) -> Option<u64> {
+        let is_well = |id: &u64| {
+            let heard = self.health.get(id);
+            heard.is_some_and(|(heard_ms, health)| {
+                now.mono_ms - heard_ms <= HEALTH_MS && health.trouble.is_none()
+            })
+        };
+        let voters = self.report.membership.voters.iter().copied();
+        let matched = |id: &u64| {
+            self.report
+                .progress
+                .get(id)
+                .map(|progress| progress.matched)
+        };
+        voters
+            .filter(|id| *id != own && is_well(id))
+            .max_by_key(|id| (matched(id), *id))
+    }
+}
+
 impl Leader {
+    /// A leader whose disk is full gives way to a member whose disk is not.
+    pub(super) fn give_way(&mut self, now: Now) {
+        let is_due = now.mono_ms >= self.group.gives_way_ms;
+        if self.scheduler.is_none() || self.read_only().is_none() || !is_due {
+            return;
+        }
+        if let Some(to) = self.group.well(self.config.id, now) {
+            self.group.gives_way_ms = now.mono_ms + GIVES_WAY_MS;
+            self.out.push(Action::HandOver { to });
+        }
+    }
+
     /// Whether this node certainly does not lead; alone in its group it only has not started to.
     pub(super) fn is_elsewhere(&self) -> bool {
         self.leads.is_none() && self.state.members().len() > 1

@@ -144,8 +144,10 @@ impl Leader {
 
     /// Monotonic time at which [`Event::Tick`] is wanted if nothing happens until then.
     pub fn deadline_ms(&self) -> u64 {
-        let flush_ms = self.proposals.deadline_ms().unwrap_or(u64::MAX);
-        flush_ms.min(self.next_tick_ms)
+        // A store that takes nothing is not waited for.
+        let flushes = self.leads.is_some() && self.store_failure.is_none();
+        let flush_ms = self.proposals.deadline_ms().filter(|_| flushes);
+        flush_ms.unwrap_or(u64::MAX).min(self.next_tick_ms)
     }
 
     /// Takes one event.
@@ -155,7 +157,10 @@ impl Leader {
     pub fn handle(&mut self, event: Event, now: Now) -> Result<Vec<Action>, ApplyError> {
         match event {
             Event::Committed(entries) => self.committed(entries, now)?,
-            Event::Installed { index, term, data } => self.installed(index, term, &data)?,
+            Event::Installed { index, term, data } => {
+                self.installed(index, term, &data)?;
+                self.answer_reads(now);
+            }
             Event::Elected { term } => {
                 self.leads = Some(term);
                 self.key_proposed = false;
@@ -207,6 +212,7 @@ impl Leader {
                     self.next_tick_ms = now.mono_ms + scheduler::TICK_MS;
                 }
                 self.raise_version(now);
+                self.give_way(now);
                 self.schedule(scheduler::Event::Tick, now);
             }
         }
@@ -375,6 +381,7 @@ impl Leader {
 
     fn step_down(&mut self, reason: &str) {
         self.leads = None;
+        self.abandon_reads();
         let connections: Vec<ConnectionId> = self
             .scheduler
             .take()

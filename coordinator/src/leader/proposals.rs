@@ -2,7 +2,7 @@
 
 use super::Ticket;
 use crate::scheduler::{ConnectionId, Now};
-use crate::state::{Batch, Command};
+use crate::state::{BatchEncoder, Command, ItemReport};
 use std::collections::BTreeMap;
 
 /// Results that arrive within this time share one entry, and with it one sync.
@@ -11,8 +11,10 @@ pub const BATCH_MS: u64 = 5;
 pub const IN_FLIGHT: usize = 32;
 /// Commands of one entry …
 const BATCH_COMMANDS: usize = 4_096;
-/// … and about their bytes, so that an entry travels in one message.
+/// … and their bytes, unless one command alone has more: an entry travels in one message.
 const BATCH_BYTES: usize = 1 << 20;
+/// Bytes of outcomes in one command, so that none is larger than what a job file or a result may be.
+const PART_BYTES: usize = 512 << 10;
 
 /// Who waits for a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,20 +46,36 @@ fn is_urgent(command: &Command) -> bool {
     )
 }
 
-/// About as many bytes as the command takes in an entry.
-fn command_bytes(command: &Command) -> usize {
-    let body = match command {
-        Command::Record { outcomes, .. } => outcomes
-            .iter()
-            .map(|report| 16 + report.outcome.as_ref().map_or(256, Vec::len))
-            .sum(),
-        Command::Label { key, value, .. } => key.len() + value.len(),
-        Command::RankFinished { result, .. } => result.len(),
-        // The driver holds what the job file says, and that has a limit.
-        Command::Submit(_) => 4 << 10,
-        _ => 0,
+/// Cuts the outcomes of many items into commands that fit one entry each; errors come with texts.
+fn parts(command: Command) -> Vec<Command> {
+    let Command::Record {
+        job,
+        demand,
+        outcomes,
+    } = command
+    else {
+        return vec![command];
     };
-    64 + body
+    let size = |report: &ItemReport| match &report.outcome {
+        Ok(result) => 32 + result.len(),
+        Err(error) => 32 + error.message.len(),
+    };
+    let mut parts: Vec<Vec<ItemReport>> = vec![Vec::new()];
+    let mut bytes = 0;
+    for report in outcomes {
+        bytes += size(&report);
+        if bytes > PART_BYTES {
+            bytes = size(&report);
+            parts.push(Vec::new());
+        }
+        parts.last_mut().map(|part| part.push(report));
+    }
+    let part = |outcomes| Command::Record {
+        job,
+        demand,
+        outcomes,
+    };
+    parts.into_iter().map(part).collect()
 }
 
 impl Proposals {
@@ -66,7 +84,13 @@ impl Proposals {
             self.since_ms = now.mono_ms;
         }
         self.is_urgent |= is_urgent(&command);
-        self.waiting.push((command, waiter));
+        let parts = parts(command);
+        let last = parts.len() - 1;
+        for (part, command) in parts.into_iter().enumerate() {
+            // The last is applied last.
+            let waiter = if part == last { waiter } else { Waiter::Nobody };
+            self.waiting.push((command, waiter));
+        }
     }
 
     /// When the waiting commands must go.
@@ -89,24 +113,15 @@ impl Proposals {
         if self.waiting.is_empty() || self.in_flight.len() >= IN_FLIGHT || !is_due {
             return None;
         }
-        let mut bytes = 0;
-        let fitting = self
-            .waiting
-            .iter()
-            .take(BATCH_COMMANDS)
-            .take_while(|(command, _)| {
-                let is_first = bytes == 0;
-                bytes += command_bytes(command);
-                is_first || bytes <= BATCH_BYTES
-            });
+        let mut entry = BatchEncoder::default();
+        let commands = self.waiting.iter().take(BATCH_COMMANDS);
+        let fitting = commands.take_while(|(command, _)| entry.add(command, BATCH_BYTES));
         let count = fitting.count();
         let (commands, waiters): (Vec<Command>, Vec<Waiter>) = self.waiting.drain(..count).unzip();
         self.is_urgent = self.waiting.iter().any(|(command, _)| is_urgent(command));
         self.last_token += 1;
-        let batch = Batch { time_ms, commands };
-        let data = batch.encode(version);
-        self.in_flight
-            .insert(self.last_token, (batch.commands, waiters));
+        let data = entry.finish(time_ms, version);
+        self.in_flight.insert(self.last_token, (commands, waiters));
         Some((self.last_token, data))
     }
 
@@ -146,5 +161,84 @@ impl Proposals {
         self.in_flight.clear();
         self.is_urgent = false;
         tickets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Batch, NEWEST_RECORDS};
+    use evoring_protocol::peer::RAFT_MESSAGE_BYTES;
+    use evoring_protocol::work::{FailureCause, WorkError};
+    use evoring_protocol::{Attempt, DemandId, ItemIndex, JobId};
+
+    const NOW: Now = Now {
+        mono_ms: 0,
+        wall_ms: 0,
+    };
+
+    fn record(items: std::ops::Range<u32>, text: usize) -> Command {
+        let report = |index| ItemReport {
+            index: ItemIndex(index),
+            attempt: Attempt(1),
+            outcome: Err(WorkError {
+                message: "x".repeat(text),
+                cause: FailureCause::Failed,
+            }),
+        };
+        Command::Record {
+            job: JobId(1),
+            demand: DemandId(2),
+            outcomes: items.map(report).collect(),
+        }
+    }
+
+    // Claim: whatever is proposed at once, no entry is larger than what travels in one message; nothing
+    // is lost or changes its place, and whoever waits for a command waits for its last part.
+    // Method: two reports of thousands of failed items with the longest texts, and a small command
+    // between them.
+    #[test]
+    fn entries_fit_messages() {
+        let mut proposals = Proposals::default();
+        let small = Command::Cancel { job: JobId(7) };
+        let commands = [
+            record(0..3_000, 4 << 10),
+            small.clone(),
+            record(3_000..5_000, 4 << 10),
+        ];
+        for (command, number) in commands.into_iter().zip(0u64..) {
+            let waiter = Waiter::Worker(ConnectionId(1), number);
+            proposals.add(command, waiter, NOW);
+        }
+        let (mut items, mut waiters, mut order) = (Vec::new(), Vec::new(), Vec::new());
+        let later = Now {
+            mono_ms: BATCH_MS,
+            ..NOW
+        };
+        while let Some((token, entry)) = proposals.take_batch(later, 5, NEWEST_RECORDS) {
+            assert!(
+                entry.len() < RAFT_MESSAGE_BYTES / 2,
+                "{} bytes",
+                entry.len()
+            );
+            let batch = Batch::decode(&entry, NEWEST_RECORDS).unwrap();
+            assert_eq!(batch.encode(NEWEST_RECORDS), entry);
+            let waiting = proposals.applied(token).unwrap();
+            assert_eq!(waiting.len(), batch.commands.len());
+            for (command, waiter) in batch.commands.into_iter().zip(waiting) {
+                match command {
+                    Command::Record { outcomes, .. } => {
+                        items.extend(outcomes.iter().map(|report| report.index.0));
+                    }
+                    other => assert_eq!(other, small),
+                }
+                if let Waiter::Worker(_, number) = waiter {
+                    waiters.push(number);
+                    order.push(items.len());
+                }
+            }
+        }
+        assert_eq!(items, (0..5_000).collect::<Vec<_>>());
+        assert_eq!((waiters, order), (vec![0, 1, 2], vec![3_000, 3_000, 5_000]));
     }
 }

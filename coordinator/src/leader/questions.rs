@@ -151,6 +151,14 @@ impl Leader {
         }
     }
 
+    /// Nobody answers what waits for an index any more.
+    pub(super) fn abandon_reads(&mut self) {
+        for (_, (ticket, _)) in std::mem::take(&mut self.reads.ready) {
+            let answer = Err(Denial::NotLeader(self.leader_hint()));
+            self.out.push(Action::Answer { ticket, answer });
+        }
+    }
+
     /// Answers what waited for an index that is applied.
     pub(super) fn answer_reads(&mut self, now: Now) {
         let applied = self.state().applied();

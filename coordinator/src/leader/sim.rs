@@ -247,7 +247,10 @@ impl Sim {
                 );
             }
             Action::Event { kind, .. } => self.events.push((self.now.mono_ms, kind)),
-            Action::Log { .. } | Action::Members(_) | Action::Answer { .. } => {}
+            Action::Log { .. }
+            | Action::Members(_)
+            | Action::Answer { .. }
+            | Action::HandOver { .. } => {}
             Action::Read { .. } => panic!("nobody asks"),
             Action::StoreBlob { digest, bytes } => {
                 self.blobs.insert(digest, bytes);

@@ -403,6 +403,10 @@ impl Worker {
                 self.tell_raft(consensus::Event::Snapshot { index, data });
             }
             Action::Read { token } => self.tell_raft(consensus::Event::Read { token }),
+            Action::HandOver { to } => {
+                tracing::warn!(to, "gives way to a member whose disk is not full");
+                self.tell_raft(consensus::Event::HandOverTo { id: to });
+            }
             Action::Members(members) => self.parts.raft.send(Input::Members(members)),
             Action::Answer { ticket, answer } => {
                 if let Some(reply) = self.questions.remove(&ticket) {

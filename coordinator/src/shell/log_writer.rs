@@ -280,7 +280,7 @@ mod tests {
     use super::super::raft_thread::input_channel;
     use super::*;
     use crate::storage::{MemoryStore, SnapshotRecord, TRANSACTION_BYTES};
-    use raft::eraftpb::Entry;
+    use raft::eraftpb::{Entry, HardState};
 
     /// A worker, the inputs that it gives to Raft, and what the leader thread would be told.
     struct Bench {
@@ -377,8 +377,14 @@ mod tests {
             membership: Default::default(),
             data: vec![1; 1_000],
         };
+        let hard_state = HardState {
+            term: 1,
+            vote: 1,
+            commit: index,
+        };
         let write = LogWrite {
             snapshot: Some(snapshot),
+            hard_state: Some(hard_state),
             ..LogWrite::default()
         };
         let job = Job::Write(100, write.into());

@@ -33,7 +33,7 @@ pub use settings::Settings;
 use crate::consensus::{Consensus, NodeConfig, StopReason, first_write};
 use crate::leader::{Denial, Leader, LeaderConfig, Question, Secrets};
 use crate::state::State;
-use crate::storage::{LogStore, RedbStore};
+use crate::storage::{LogStore, RedbStore, Stored};
 use anyhow::Context as _;
 use blobs::Blobs;
 use clients::Clients;
@@ -50,10 +50,13 @@ use metrics::Metrics;
 use peers::{Common, Doorkeeper, Links};
 use raft_thread::RaftParts;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
+/// Id of the first member of every group.
+const FOUNDER: u64 = 1;
 /// Messages that wait for the leader thread; senders wait beyond that.
 const INBOX: usize = 4_096;
 /// A coordinator that starts looks this often whether anybody leads.
@@ -85,7 +88,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let announcement = settings.announce.clone();
     let own = match member_file::read(&settings.dir)? {
         Some(own) => own,
-        None if settings.create => create(&settings, &identity, &address)?,
+        None if settings.create => create(&settings.dir)?,
         None => {
             folder.announce(&settings.announce, listener.local_addr(), http.address())?;
             tracing::info!(address, "waits to be taken into a group");
@@ -318,19 +321,27 @@ struct TakenUp {
 }
 
 /// Makes the folder that of the first member of a new group.
-fn create(settings: &Settings, identity: &Identity, address: &str) -> anyhow::Result<Membership> {
+fn create(folder: &Path) -> anyhow::Result<Membership> {
     let own = Membership {
         group: GroupId(random()?),
-        id: 1,
+        id: FOUNDER,
     };
-    let mut state =
-        State::of_new_group(own.group, identity.peer().name.clone(), address.to_owned());
-    hold(&mut state, settings);
-    // Without the file beside it, this log would be refused; without the log, it is empty.
-    member_file::write(&settings.dir, &own)?;
-    let mut store = RedbStore::open(&settings.dir)?;
-    store.write(&first_write(own.id, state.encode()))?;
+    member_file::write(folder, &own)?;
     Ok(own)
+}
+
+/// The first contents of the founder's log; an interrupted start may have left it empty.
+fn found(
+    store: &mut RedbStore,
+    settings: &Settings,
+    own: Membership,
+    name: &str,
+    address: &str,
+) -> anyhow::Result<()> {
+    let mut state = State::of_new_group(own.group, name.to_owned(), address.to_owned());
+    hold(&mut state, settings);
+    store.write(&first_write(own.id, state.encode()))?;
+    Ok(())
 }
 
 fn hold(state: &mut State, settings: &Settings) {
@@ -346,8 +357,12 @@ fn take_up(
     name: String,
     address: String,
 ) -> anyhow::Result<TakenUp> {
-    let store = RedbStore::open(&settings.dir)?;
-    let stored = store.load()?;
+    let mut store = RedbStore::open(&settings.dir)?;
+    let mut stored = store.load()?;
+    if own.id == FOUNDER && stored == Stored::default() {
+        found(&mut store, settings, own, &name, &address)?;
+        stored = store.load()?;
+    }
     let mut state = match &stored.snapshot {
         Some(snapshot) => {
             let mut state = State::decode(&snapshot.data).with_context(|| {

@@ -214,6 +214,43 @@ pub struct BatchError {
     pub reason: String,
 }
 
+/// Encodes an entry command by command, so that its size is known while it grows.
+#[derive(Debug, Default)]
+pub struct BatchEncoder {
+    commands: Vec<u8>,
+    count: usize,
+}
+
+impl BatchEncoder {
+    /// Adds a command, unless the entry has one already and would have more than `limit` bytes of
+    /// commands with it; gives whether it did.
+    pub fn add(&mut self, command: &Command, limit: usize) -> bool {
+        let before = self.commands.len();
+        let buffer = std::mem::take(&mut self.commands);
+        // Writing plain data into a growing vector cannot fail.
+        self.commands = postcard::to_extend(command, buffer)
+            .unwrap_or_else(|e| panic!("a command does not encode: {e}"));
+        if self.count > 0 && self.commands.len() > limit {
+            self.commands.truncate(before);
+            return false;
+        }
+        self.count += 1;
+        true
+    }
+
+    /// The entry of the version in force; the same bytes as [`Batch::encode`] gives.
+    pub fn finish(self, time_ms: u64, version: u16) -> Vec<u8> {
+        let mut entry = Vec::with_capacity(self.commands.len() + 16);
+        // Versions stay below 256.
+        entry.push(version as u8);
+        let head = (time_ms, self.count);
+        let mut entry = postcard::to_extend(&head, entry)
+            .unwrap_or_else(|e| panic!("two numbers do not encode: {e}"));
+        entry.extend_from_slice(&self.commands);
+        entry
+    }
+}
+
 impl Batch {
     /// Encodes it as a log entry of the version in force; its first byte is the version.
     pub fn encode(&self, version: u16) -> Vec<u8> {

@@ -25,7 +25,7 @@ mod members;
 mod step;
 
 pub use cache::{CACHE_ENTRIES, FitnessCache};
-pub use command::{Admission, Batch, BatchError, Command, ItemReport, Submission};
+pub use command::{Admission, Batch, BatchEncoder, BatchError, Command, ItemReport, Submission};
 pub use effect::{Applied, Effect, Outcome};
 pub use encoding::StateError;
 pub use gang::GangState;

@@ -165,7 +165,8 @@ fn takes_writes(kind: &mut impl Kind) {
     assert_eq!((model.snapshot_index(), model.last_index()), (9, 9));
 }
 
-/// STORE-2: writes that leave a gap, or go back behind the snapshot, are refused and change nothing.
+/// STORE-2: writes that leave a gap, go back behind the snapshot, or claim to have committed more than
+/// there is, are refused and change nothing.
 fn refuses_gaps(kind: &mut impl Kind) {
     let mut store = kind.open();
     store.write(&snapshot(4, 1)).unwrap();
@@ -173,11 +174,29 @@ fn refuses_gaps(kind: &mut impl Kind) {
     let before = store.load().unwrap();
     let mut holed = entries(8..=9, 1);
     holed.entries.push(entry(11, 1));
-    for wrong in [entries(9..=9, 1), entries(4..=5, 1), holed, snapshot(3, 1)] {
-        assert!(
-            matches!(store.write(&wrong), Err(StorageError::NotContiguous { .. })),
-            "{wrong:?}"
+    let hard_state = Some(HardState {
+        term: 1,
+        vote: 1,
+        commit: 8,
+    });
+    let beyond = LogWrite {
+        hard_state,
+        ..entries(7..=7, 1)
+    };
+    let wrong = [
+        entries(9..=9, 1),
+        entries(4..=5, 1),
+        holed,
+        snapshot(3, 1),
+        beyond,
+    ];
+    for wrong in wrong {
+        let outcome = store.write(&wrong);
+        let is_refused = matches!(
+            outcome,
+            Err(StorageError::NotContiguous { .. } | StorageError::Misused(_))
         );
+        assert!(is_refused, "{wrong:?}: {outcome:?}");
         assert_eq!(store.load().unwrap(), before);
     }
     store.write(&entries(8..=8, 1)).unwrap();

@@ -13,6 +13,7 @@ const WRITES: u64 = 12;
 /// in place of some; terms, snapshots of what is there, and such as come from a leader.
 fn fitting_write(random: &mut SplitMix, stored: &Stored) -> LogWrite {
     let (cut, last) = (stored.snapshot_index(), stored.last_index());
+    let committed = stored.hard_state.as_ref().map_or(0, |it| it.commit);
     let term = 1 + random.below(1 << 40);
     match random.below(12) {
         0 => LogWrite {
@@ -30,7 +31,7 @@ fn fitting_write(random: &mut SplitMix, stored: &Stored) -> LogWrite {
         },
         kind => {
             let replaced = if kind == 3 {
-                random.below(last - cut + 1)
+                random.below(last - committed.max(cut) + 1)
             } else {
                 0
             };

@@ -133,7 +133,7 @@ impl Stored {
     /// # Errors
     /// [`StorageError::NotContiguous`] or [`StorageError::Misused`]; nothing is taken then.
     pub fn take(&mut self, write: &LogWrite) -> Result<(), StorageError> {
-        check_write(self.snapshot_index(), self.last_index(), write)?;
+        check_write(Extent::of(self, 0), write)?;
         if let Some(first) = write.entries.first() {
             let kept = self.before(first.index);
             self.entries.truncate(kept);
@@ -165,6 +165,8 @@ struct Extent {
     sequence: u64,
     snapshot: u64,
     last: u64,
+    /// The commit index, if one was ever written.
+    committed: Option<u64>,
 }
 
 impl Extent {
@@ -173,12 +175,16 @@ impl Extent {
             sequence,
             snapshot: stored.snapshot_index(),
             last: stored.last_index(),
+            committed: stored.hard_state.as_ref().map(|it| it.commit),
         }
     }
 
-    /// Takes a checked write.
-    fn take(&mut self, write: &LogWrite) {
+    /// What it is after a write.
+    fn after(mut self, write: &LogWrite) -> Self {
         self.sequence += 1;
+        if let Some(hard_state) = &write.hard_state {
+            self.committed = Some(hard_state.commit);
+        }
         if let Some(entry) = write.entries.last() {
             self.last = entry.index;
         }
@@ -190,15 +196,28 @@ impl Extent {
                 self.last.max(snapshot.index)
             };
         }
+        self
+    }
+
+    /// Checks that the commit index is within the log: `raft` takes up no other store.
+    fn check_commit(self) -> Result<(), String> {
+        let (first, last) = (self.snapshot, self.last);
+        match self.committed {
+            Some(commit) if !(first..=last).contains(&commit) => Err(format!(
+                "index {commit} is committed, but the log has {first} to {last}"
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
-/// Checks a write against what is stored: entries without gaps, snapshots that go forward, and
-/// nothing beside a snapshot that replaces the log.
-pub(crate) fn check_write(snapshot: u64, last: u64, write: &LogWrite) -> Result<(), StorageError> {
+/// Checks a write against what is stored: entries without gaps, snapshots that go forward, nothing
+/// beside a snapshot that replaces the log, and a commit index within the log.
+fn check_write(stored: Extent, write: &LogWrite) -> Result<(), StorageError> {
+    let Extent { snapshot, last, .. } = stored;
     if write.installs && (write.snapshot.is_none() || !write.entries.is_empty()) {
         return Err(StorageError::Misused(
-            "a write that replaces the log has a snapshot and no entries",
+            "a write that replaces the log has a snapshot and no entries".to_owned(),
         ));
     }
     let mut next = None;
@@ -217,15 +236,18 @@ pub(crate) fn check_write(snapshot: u64, last: u64, write: &LogWrite) -> Result<
         }
         next = Some(entry.index + 1);
     }
-    match &write.snapshot {
-        Some(new) if new.index < snapshot || new.index > LAST_INDEX => {
-            Err(StorageError::NotContiguous {
-                expected: snapshot,
-                got: new.index,
-            })
-        }
-        _ => Ok(()),
+    if let Some(new) = &write.snapshot
+        && (new.index < snapshot || new.index > LAST_INDEX)
+    {
+        return Err(StorageError::Misused(format!(
+            "a snapshot at index {}, after one at {snapshot}",
+            new.index
+        )));
     }
+    stored
+        .after(write)
+        .check_commit()
+        .map_err(StorageError::Misused)
 }
 
 /// Checks that an entry comes directly after index `last`.
@@ -304,7 +326,7 @@ pub enum StorageError {
     },
     /// A write contradicts itself: a defect of the caller.
     #[error("a log write was refused: {0}")]
-    Misused(&'static str),
+    Misused(String),
 }
 
 impl StorageError {

@@ -109,7 +109,11 @@ impl RedbStore {
     fn check_statement(&mut self, statement: Statement) -> Result<(), StorageError> {
         let sequence = self.extent.sequence;
         match statement {
-            Statement::Nothing => Ok(()),
+            // The first transaction is stated durably before it is acknowledged.
+            Statement::Nothing if sequence <= 1 => Ok(()),
+            Statement::Nothing => Err(self.corrupt(format!(
+                "log.witness says nothing of its {sequence} transactions; it was removed or emptied"
+            ))),
             // Nothing was ever acknowledged: the first start was interrupted.
             Statement::Empty if sequence == 0 => {
                 self.witness = Witness::make(&*self.disk).map_err(|e| StorageError::Io {
@@ -208,6 +212,9 @@ impl RedbStore {
             }
             stored.entries.push(entry);
         }
+        Extent::of(&stored, sequence)
+            .check_commit()
+            .map_err(ReadError::Record)?;
         Ok((stored, sequence))
     }
 
@@ -280,12 +287,12 @@ impl LogStore for RedbStore {
         if self.failed {
             return Err(self.failure(&redb::Error::PreviousIo));
         }
-        check_write(self.extent.snapshot, self.extent.last, write)?;
+        check_write(self.extent, write)?;
         if let Err(error) = self.try_write(write, self.extent.sequence + 1) {
             self.failed = true;
             return Err(self.failure(&error));
         }
-        self.extent.take(write);
+        self.extent = self.extent.after(write);
         self.witness.state(self.extent.sequence).map_err(|e| {
             self.failed = true;
             StorageError::Poisoned {

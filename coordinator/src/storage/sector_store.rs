@@ -270,7 +270,7 @@ impl LogStore for SectorStore {
         if let Some(failure) = &self.failure {
             return Err(self.error(failure));
         }
-        check_write(self.extent.snapshot, self.extent.last, write)?;
+        check_write(self.extent, write)?;
         let (mark, bytes) = self.prepare(write).inspect_err(|error| {
             self.failure = Some(Failure::Other(error.to_string()));
         })?;
@@ -283,7 +283,7 @@ impl LogStore for SectorStore {
             self.failure = Some(failure);
             return Err(error);
         }
-        self.extent.take(write);
+        self.extent = self.extent.after(write);
         Ok(())
     }
 
@@ -376,7 +376,7 @@ fn read_mark(disk: &dyn Disk, file: &dyn DiskFile) -> Result<Mark, StorageError>
 /// Frames a payload with its length.
 fn record(sequence: u64, payload: &[u8]) -> Result<Vec<u8>, StorageError> {
     let length = u32::try_from(payload.len())
-        .map_err(|_| StorageError::Misused("a log write is larger than 4 GiB"))?;
+        .map_err(|_| StorageError::Misused("a log write is larger than 4 GiB".to_owned()))?;
     let mut record = frame(sequence, &length.to_le_bytes());
     record.extend_from_slice(&frame(sequence, payload));
     Ok(record)

@@ -68,6 +68,10 @@ sometimes! {
     RemovedStopped,
     /// A leader was asked to hand over.
     HandOver,
+    /// A leader whose disk was full gave way to a member whose disk was not.
+    GaveWay,
+    /// Consensus took several events at once.
+    EventsTogether,
     /// A leader was elected.
     Elected,
     /// A leader stepped down.

@@ -6,7 +6,7 @@ use super::dice::Dice;
 use super::invariants::{Checked, Violation};
 use super::peers::PeerNote;
 use super::plan;
-use super::process::{Birth, Broken, Input, Output, Process};
+use super::process::{Birth, Broken, Input, Output, Process, Thread};
 use super::world::{Happening, MS, OfProcess, SECOND, World};
 use evoring_coordinator::consensus::{self, StopReason};
 use evoring_coordinator::leader;
@@ -190,6 +190,7 @@ impl World {
             address: host.address.clone(),
             reads: host.reads,
             snapshot_entries,
+            is_slow: self.plan.slow_threads,
         };
         let store = match self.plan.store.open(&host.disk) {
             Ok(store) => store,
@@ -260,8 +261,47 @@ impl World {
         Ok(())
     }
 
+    /// A thread of a process has its turn.
+    fn turn(&mut self, index: usize, thread: Thread) -> Checked {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        if let Some(host) = self.hosts.get_mut(index) {
+            let clock = host.clock(self.now);
+            if let Some(process) = &mut host.process {
+                process.turn_planned[thread as usize] = false;
+                process.turn(thread, clock, &mut self.watch, &mut outputs)?;
+            }
+        }
+        let outcome = self.carry_out(index, &mut outputs);
+        self.outputs = outputs;
+        outcome?;
+        self.schedule(index);
+        Ok(())
+    }
+
+    /// Plans the turns of threads that have something to do.
+    fn plan_turns(&mut self, index: usize) {
+        for thread in Thread::ALL {
+            let Some(process) = self
+                .hosts
+                .get_mut(index)
+                .and_then(|host| host.process.as_mut())
+            else {
+                return;
+            };
+            let (boot, is_planned) = (process.birth.boot, process.turn_planned[thread as usize]);
+            if process.birth.is_slow && !is_planned && process.has_work(thread) {
+                process.turn_planned[thread as usize] = true;
+                let is_late = self.dice.chance(50_000);
+                let longest = if is_late { 20 * MS } else { MS };
+                let wait = self.dice.below(longest);
+                self.after_of(wait, index, boot, OfProcess::Turn(thread));
+            }
+        }
+    }
+
     /// Begins the write that waits, and plans the leader's next tick.
     fn schedule(&mut self, index: usize) {
+        self.plan_turns(index);
         let Some(host) = self.hosts.get_mut(index) else {
             return;
         };
@@ -274,7 +314,9 @@ impl World {
         let boot = process.birth.boot;
         let begins = process.begin_write();
         let tick_at = process.leader.deadline_ms();
-        let must_tick = tick_at < process.tick_at_ms || process.tick_at_ms == 0;
+        // One that the leader has yet to take is not planned again.
+        let is_idle = !process.has_work(Thread::Leader);
+        let must_tick = is_idle && (tick_at < process.tick_at_ms || process.tick_at_ms == 0);
         if must_tick {
             process.tick_at_ms = tick_at;
             let wait_us = tick_at.saturating_sub(mono_ms) * MS;
@@ -310,6 +352,7 @@ impl World {
                 self.feed(index, Input::Lead(leader::Event::Tick))
             }
             OfProcess::LeaderTick(_) => Ok(()),
+            OfProcess::Turn(thread) => self.turn(index, thread),
             OfProcess::WriteEnds => {
                 let input = process.end_write(&mut self.watch)?;
                 self.after_write(index, boot)?;

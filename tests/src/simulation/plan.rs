@@ -17,6 +17,14 @@ const REDB_EVERY: u64 = 10;
 /// In one seed of so many, somebody broke into a worker.
 const ROGUE_EVERY: u64 = 4;
 
+/// In one seed of so many, the threads of coordinators take their time.
+const SLOW_EVERY: u64 = 3;
+
+/// A number that follows from a seed, and has nothing to do with what else is chosen by it.
+fn share_of(seed: u64, what: u64) -> u64 {
+    super::trace::mix(seed ^ what << 56)
+}
+
 /// A seed's decisions.
 #[derive(Debug, Clone)]
 pub(super) struct Plan {
@@ -49,6 +57,8 @@ pub(super) struct Plan {
     pub disks_lie: bool,
     /// Whether somebody broke into a worker.
     pub rogue: bool,
+    /// Whether the threads of coordinators take their time.
+    pub slow_threads: bool,
     pub snapshot_entries: u64,
     pub write_us: u64,
 }
@@ -95,7 +105,8 @@ impl Plan {
             disk_faults: dice.chance(400_000) || uses_redb,
             clock_faults: dice.chance(300_000),
             disks_lie: setup.disks_lie,
-            rogue: seed % ROGUE_EVERY == 1,
+            rogue: share_of(seed, 1).is_multiple_of(ROGUE_EVERY),
+            slow_threads: share_of(seed, 2).is_multiple_of(SLOW_EVERY),
             snapshot_entries: dice.pick(&[16, 64, 256, 4_096]).unwrap_or(256),
             write_us: dice.pick(&[100, 500, 2_000, 8_000]).unwrap_or(500),
         }

@@ -1,6 +1,7 @@
 //! One coordinator's process: the real cores, glued as the shell's threads glue them. Writes take
 //! simulated time; nothing else waits for them.
 
+use super::counters::Sometimes;
 use super::invariants::{Checked, Violation, Watch};
 use evoring_coordinator::consensus::{self, Consensus, Goal, NodeConfig, StopReason};
 use evoring_coordinator::leader::{
@@ -21,6 +22,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub(super) enum Input {
     Raft(consensus::Event),
     Lead(leader::Event),
+}
+
+/// The threads of a process that have a core each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Thread {
+    Consensus,
+    Leader,
+}
+
+impl Thread {
+    pub(super) const ALL: [Self; 2] = [Self::Consensus, Self::Leader];
 }
 
 /// What a process wants of the world.
@@ -49,6 +61,8 @@ pub(super) struct Birth {
     pub reads: u16,
     /// Entries between snapshots, and entries kept before one.
     pub snapshot_entries: u64,
+    /// Its threads take their time, so that much comes together.
+    pub is_slow: bool,
 }
 
 /// A store that takes no writes.
@@ -73,7 +87,11 @@ pub(super) struct Process {
     writing: Option<(u64, LogWrite)>,
     waiting: WriteQueue,
     snapshot: Option<SnapshotRecord>,
-    queue: VecDeque<Input>,
+    /// What the threads of both cores have yet to take.
+    for_consensus: VecDeque<consensus::Event>,
+    for_leader: VecDeque<leader::Event>,
+    /// Whether a thread's turn is planned, for each of both.
+    pub turn_planned: [bool; 2],
     /// Connections of agents.
     pub links: BTreeSet<ConnectionId>,
     /// Clients whose requests wait: who, and which of theirs.
@@ -127,7 +145,9 @@ impl Process {
             writing: None,
             waiting: WriteQueue::default(),
             snapshot,
-            queue: VecDeque::new(),
+            for_consensus: VecDeque::new(),
+            for_leader: VecDeque::new(),
+            turn_planned: [false; 2],
             links: BTreeSet::new(),
             tickets: BTreeMap::new(),
             last_ticket: 0,
@@ -140,13 +160,13 @@ impl Process {
         if has_members {
             let goals = goals(process.leader.state().members());
             process
-                .queue
-                .push_back(Input::Raft(consensus::Event::Members(goals)));
+                .for_consensus
+                .push_back(consensus::Event::Members(goals));
         }
         Ok(process)
     }
 
-    /// Feeds one event, and all that follows from it at once.
+    /// Feeds one event, and all that follows from it at once, unless threads take their time.
     pub(super) fn feed(
         &mut self,
         input: Input,
@@ -154,16 +174,50 @@ impl Process {
         watch: &mut Watch,
         out: &mut Vec<Output>,
     ) -> Checked {
-        self.queue.push_back(input);
-        while let Some(input) = self.queue.pop_front() {
-            match input {
-                Input::Raft(event) => {
-                    for action in self.consensus.handle(event) {
-                        self.of_consensus(action, watch, out)?;
-                    }
-                    watch.after_consensus(&self.birth, &self.consensus)?;
+        match input {
+            Input::Raft(event) => self.for_consensus.push_back(event),
+            Input::Lead(event) => self.for_leader.push_back(event),
+        }
+        if self.birth.is_slow {
+            return Ok(());
+        }
+        while !self.for_consensus.is_empty() || !self.for_leader.is_empty() {
+            self.turn(Thread::Consensus, now, watch, out)?;
+            self.turn(Thread::Leader, now, watch, out)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a thread has something to do.
+    pub(super) fn has_work(&self, thread: Thread) -> bool {
+        match thread {
+            Thread::Consensus => !self.for_consensus.is_empty(),
+            Thread::Leader => !self.for_leader.is_empty(),
+        }
+    }
+
+    /// A thread takes what waits for it, as it does in the shell: consensus all at once, the leader one
+    /// after the other.
+    pub(super) fn turn(
+        &mut self,
+        thread: Thread,
+        now: Now,
+        watch: &mut Watch,
+        out: &mut Vec<Output>,
+    ) -> Checked {
+        match thread {
+            Thread::Consensus => {
+                let events = std::mem::take(&mut self.for_consensus);
+                if events.len() > 1 {
+                    watch.counters.hit(Sometimes::EventsTogether);
                 }
-                Input::Lead(event) => {
+                for action in self.consensus.handle_all(events) {
+                    self.of_consensus(action, watch, out)?;
+                }
+                watch.after_consensus(&self.birth, &self.consensus)
+            }
+            Thread::Leader => {
+                for event in std::mem::take(&mut self.for_leader) {
                     let applies =
                         watch.before_leader(&self.birth, self.consensus.term(), &event)?;
                     let actions = self.leader.handle(event, now);
@@ -176,9 +230,9 @@ impl Process {
                         self.of_leader(action, watch, out)?;
                     }
                 }
+                Ok(())
             }
         }
-        Ok(())
     }
 
     fn of_consensus(
@@ -223,7 +277,7 @@ impl Process {
             Action::SteppedDown => leader::Event::SteppedDown,
             Action::Refused { token, reason } => leader::Event::Refused { token, reason },
         };
-        self.queue.push_back(Input::Lead(event));
+        self.for_leader.push_back(event);
         Ok(())
     }
 
@@ -243,6 +297,10 @@ impl Process {
             }
             Action::Read { token } => consensus::Event::Read { token },
             Action::Members(members) => consensus::Event::Members(goals(&members)),
+            Action::HandOver { to } => {
+                watch.counters.hit(Sometimes::GaveWay);
+                consensus::Event::HandOverTo { id: to }
+            }
             Action::Send {
                 connection,
                 command,
@@ -269,7 +327,7 @@ impl Process {
             }
             Action::Event { .. } | Action::Log { .. } => return Ok(()),
         };
-        self.queue.push_back(Input::Raft(event));
+        self.for_consensus.push_back(event);
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use super::links::Link;
 use super::network::{Network, Place};
 use super::peers::PeerNote;
 use super::plan::Plan;
-use super::process::Output;
+use super::process::{Output, Thread};
 use super::rogue::Rogue;
 use evoring_coordinator::scheduler::ConnectionId;
 use evoring_protocol::Digest;
@@ -63,6 +63,7 @@ pub(super) enum OfProcess {
     /// At this time of its clock.
     LeaderTick(u64),
     WriteEnds,
+    Turn(Thread),
     RetryStore,
     TellHealth,
     BlobStored(Digest),
