@@ -76,6 +76,10 @@ plants! {
     MemberIdReused,
     /// An agent gives a slot new work before the old has stopped.
     StartsBeforeStopped,
+    /// A snapshot is stored with a commit index beyond the entries that are stored.
+    SnapshotCommitIsLive,
+    /// Entries are sent as if they came after another entry than they do.
+    AppendsMisplaced,
     /// A result counts although its lease is another worker's.
     ForeignLeaseCounts,
     /// A result counts although the seal of its lease is wrong.

@@ -7,14 +7,18 @@ const SETUP: Setup = Setup {
     minutes: 1,
     is_told: false,
     disks_lie: false,
+    plant: None,
 };
+
+/// Of both stores; 20 with the loss of power and damage.
+const SEEDS: [u64; 6] = [1, 2, 3, 4, 10, 20];
 
 /// Claim: a few seeds hold, with faults among them.
 /// Method: one simulated minute each, unoptimized.
 #[test]
 fn a_few_seeds_hold() {
     let mut faults = 0;
-    for seed in 1..=6 {
+    for seed in SEEDS {
         let report = run(seed, SETUP);
         assert_eq!(report.violation, None, "seed {seed}");
         assert_eq!(report.simulated_ms, 60_000);
@@ -24,12 +28,14 @@ fn a_few_seeds_hold() {
 }
 
 /// Claim: a seed decides everything.
-/// Method: run one twice; another does something else.
+/// Method: run one of each store twice; another does something else.
 #[test]
 fn a_seed_decides_everything() {
-    let report = run(7, SETUP);
-    assert_eq!(run(7, SETUP), report);
-    assert_ne!(run(8, SETUP).trace, report.trace);
+    for seed in [7, 30] {
+        let report = run(seed, SETUP);
+        assert_eq!(run(seed, SETUP), report);
+        assert_ne!(run(seed + 1, SETUP).trace, report.trace);
+    }
 }
 
 /// Claim: what breaks a promise is found, and told with the command that shows it again.
@@ -44,7 +50,21 @@ fn lying_disks_are_found_out() {
     let violation = report.violation.expect("nothing was noticed");
     let complaint = complaint(report.seed, &violation.to_string(), setup);
     assert!(
-        complaint.ends_with("again: make simulate SEEDS=1 START=10 MINUTES=1"),
+        complaint.ends_with("evoring-simulate -- --lying-disks --seeds 1 --start 10 --minutes 1"),
         "{complaint}"
+    );
+}
+
+/// Claim: the command that runs a seed again is that of the build and the settings that it ran with.
+/// Method: each kind.
+#[test]
+fn commands_run_again() {
+    let again = |setup| complaint(4, "bad", setup);
+    assert!(again(SETUP).ends_with("again: make simulate SEEDS=1 START=4 MINUTES=1"));
+    let plant = Some(7);
+    let planted = again(Setup { plant, ..SETUP });
+    assert!(
+        planted.ends_with("--plant 7 --seeds 1 --start 4 --minutes 1"),
+        "{planted}"
     );
 }

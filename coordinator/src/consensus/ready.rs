@@ -193,6 +193,11 @@ impl Consensus {
             let Some(term) = self.node.store().known_term(first - 1) else {
                 return;
             };
+            #[cfg(evoring_plants)]
+            let (first, term) = match is_planted(Plant::AppendsMisplaced) {
+                true => (message.index + 1, message.log_term),
+                false => (first, term),
+            };
             (message.index, message.log_term) = (first - 1, term);
         }
         if message.msg_type() != MessageType::MsgSnapshot {

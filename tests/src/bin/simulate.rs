@@ -1,18 +1,27 @@
 //! `evoring-simulate`: runs seeds of the simulator, and says how to run a failed one again.
 
-use evoring_tests::simulation::{Counters, Report, Setup, Sometimes, complaint, run};
+use evoring_tests::simulation::{Counters, Report, Setup, Sometimes, complaint, run, runs_twice};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "evoring-simulate [--seeds N] [--start N] [--minutes N] [--jobs N] [--quiet] [--tell] \
-                     [--plant N] [--plants [--most-seeds N]]";
-/// One seed in so many is run twice, and must do the same.
-const TWICE_EVERY: u64 = 100;
+const USAGE: &str = "\
+usage: evoring-simulate [options]
+
+  --seeds N        how many seeds (100)
+  --start N        the first of them (1)
+  --minutes N      simulated time of each (10)
+  --threads N      seeds at a time (as many as there are cores)
+  --quiet          no progress
+  --tell           prints everything that happens
+  --lying-disks    disks confirm what they have not written: that must be found
+  --plant N        with this planted bug            (only in the build of `make plants`)
+  --plants         looks for all planted bugs       (the same)
+  --most-seeds N   … in so many seeds each at most (300)";
 /// A run of so many simulated hours must meet everything that happens sometimes.
-const ENOUGH_HOURS: u64 = 500;
+const ENOUGH_HOURS: u64 = 150;
 /// Seeds in which each planted bug must be found.
 const MOST_SEEDS: u64 = 300;
 /// Violations that are shown; the others are counted.
@@ -21,7 +30,7 @@ const SHOWN: u64 = 20;
 struct Settings {
     seeds: u64,
     start: u64,
-    jobs: usize,
+    threads: usize,
     is_quiet: bool,
     setup: Setup,
     /// The planted bug of this number.
@@ -31,12 +40,13 @@ struct Settings {
     most_seeds: u64,
 }
 
-fn settings() -> Result<Settings, String> {
+/// What the arguments say; nothing if help is wanted.
+fn settings() -> Result<Option<Settings>, String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut settings = Settings {
         seeds: 100,
         start: 1,
-        jobs: cores,
+        threads: cores,
         is_quiet: false,
         setup: Setup::default(),
         plant: None,
@@ -45,6 +55,13 @@ fn settings() -> Result<Settings, String> {
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
+        if argument == "--help" {
+            return Ok(None);
+        }
+        if argument == "--lying-disks" {
+            settings.setup.disks_lie = true;
+            continue;
+        }
         if argument == "--quiet" {
             settings.is_quiet = true;
             continue;
@@ -63,13 +80,16 @@ fn settings() -> Result<Settings, String> {
             "--seeds" => settings.seeds = value,
             "--start" => settings.start = value,
             "--minutes" => settings.setup.minutes = value.max(1),
-            "--plant" => settings.plant = Some(value),
+            "--plant" => {
+                settings.plant = Some(value);
+                settings.setup.plant = Some(value);
+            }
             "--most-seeds" => settings.most_seeds = value,
-            "--jobs" => settings.jobs = usize::try_from(value).unwrap_or(1).max(1),
+            "--threads" => settings.threads = usize::try_from(value).unwrap_or(1).max(1),
             _ => return Err(format!("{argument}: unknown\n{USAGE}")),
         }
     }
-    Ok(settings)
+    Ok(Some(settings))
 }
 
 /// What all seeds have led to.
@@ -79,8 +99,6 @@ struct Total {
     simulated_ms: u64,
     events: u64,
     faults: u64,
-    group_power_cuts: u64,
-    bit_flips: u64,
     violations: u64,
     repeated: u64,
     busy: Duration,
@@ -118,9 +136,7 @@ fn work(next: &AtomicU64, end: u64, settings: &Settings, done: &Sender<Done>) {
             (Some(before), Some(after)) => after.saturating_sub(before),
             _ => began.elapsed(),
         };
-        let again = seed
-            .is_multiple_of(TWICE_EVERY)
-            .then(|| run(seed, in_silence));
+        let again = runs_twice(seed).then(|| run(seed, in_silence));
         let done_one = Done {
             report,
             took,
@@ -143,8 +159,6 @@ impl Total {
         self.simulated_ms += report.simulated_ms;
         self.events += report.events;
         self.faults += report.faults;
-        self.group_power_cuts += report.group_power_cuts;
-        self.bit_flips += report.bit_flips;
         self.busy += took;
         self.counters.add(&report.counters);
         if let Some(violation) = &report.violation {
@@ -241,7 +255,7 @@ fn planted(settings: &Settings) -> Result<Option<ExitCode>, String> {
     let limits = Limits {
         most_seeds: settings.most_seeds,
         setup: settings.setup,
-        jobs: settings.jobs,
+        threads: settings.threads,
     };
     let tell = |hunt: &Hunt| {
         let (number, what, seconds) = (
@@ -294,7 +308,11 @@ fn planted(settings: &Settings) -> Result<Option<ExitCode>, String> {
 
 fn main() -> ExitCode {
     let settings = match settings() {
-        Ok(settings) => settings,
+        Ok(Some(settings)) => settings,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(2);
@@ -312,7 +330,7 @@ fn main() -> ExitCode {
     let end = settings.start.saturating_add(settings.seeds);
     let (sender, reports) = channel();
     let total = std::thread::scope(|scope| {
-        for _ in 0..settings.jobs {
+        for _ in 0..settings.threads {
             let (sender, next, settings) = (sender.clone(), &next, &settings);
             scope.spawn(move || work(next, end, settings, &sender));
         }
@@ -329,14 +347,19 @@ fn main() -> ExitCode {
         .collect();
     let is_enough = total.simulated_ms >= ENOUGH_HOURS * 3_600_000;
     let is_thin = is_enough && !missing.is_empty();
+    let count = |what| total.counters.count(what);
     if is_thin {
         println!("never happened: {}", missing.join(", "));
     }
     println!(
-        "{}; {} power cuts of a whole group, {} bit flips, {} seeds run twice",
+        "{}; {} power cuts of a whole group; {} bit flips and {} misdirected writes, {} of them found, \
+         {} in no live data; {} seeds run twice",
         total.line(&settings),
-        total.group_power_cuts,
-        total.bit_flips,
+        count(Sometimes::GroupPowerCut),
+        count(Sometimes::BitFlipped),
+        count(Sometimes::WriteMisdirected),
+        count(Sometimes::CorruptionFound),
+        count(Sometimes::HarmlessDamage),
         total.repeated
     );
     if total.violations > 0 || is_thin {

@@ -42,6 +42,10 @@ pub(super) enum Response {
 pub(super) struct Client {
     /// What it asks now, as the invariant of its history knows it.
     pub asking: Option<(Request, usize)>,
+    /// When it asked first for what it asks now.
+    pub since_us: u64,
+    /// Whether its first task was asked for before.
+    asks_again: bool,
     /// Counts its attempts: answers to older ones come too late.
     number: u64,
     target: usize,
@@ -62,6 +66,8 @@ impl World {
         for index in 0..=self.plan.clients as usize {
             self.clients.push(Client {
                 asking: None,
+                since_us: 0,
+                asks_again: false,
                 number: 0,
                 target: index,
                 tasks: VecDeque::new(),
@@ -81,6 +87,7 @@ impl World {
             return;
         }
         let is_operator = index + 1 == self.clients.len();
+        let is_again = std::mem::take(&mut self.clients[index].asks_again);
         let request = match self.clients[index].tasks.pop_front() {
             None if !is_operator => self.wish(),
             task => task,
@@ -89,6 +96,9 @@ impl World {
             self.after(500 * MS, Happening::ClientWakes(index));
             return;
         };
+        if !is_again {
+            self.clients[index].since_us = self.now;
+        }
         let operation = self.watch.history.asks(index, &request, self.now);
         self.clients[index].asking = Some((request, operation));
         self.attempts(index);
@@ -163,7 +173,9 @@ impl World {
             Request::AddMember { .. } | Request::RemoveMember { .. } | Request::Submit { .. }
         );
         if must {
-            self.clients[index].tasks.push_front(request);
+            let client = &mut self.clients[index];
+            client.tasks.push_front(request);
+            client.asks_again = true;
         }
         self.watch.history.unknown(operation);
         self.thinks(index);

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 /// Of the damages, one in so many is a write that went astray instead of a flipped bit.
 const MISDIRECTED_EVERY: u64 = 5;
 /// Shares of a run, in percent, at which a disk is damaged.
-const DAMAGES_AT: [u64; 5] = [9, 20, 31, 44, 56];
+const DAMAGES_AT: [u64; 7] = [5, 13, 22, 31, 39, 48, 56];
 /// … at which the power of all fails …
 const CUTS_AT: [u64; 3] = [18, 40, 62];
 /// … and at which processes are replaced by those of a newer build.
@@ -50,12 +50,8 @@ pub(super) enum Fault {
 /// What is going on.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    /// Faults so far.
+    /// What failed so far; a fault that met nothing, such as the death of a process that was dead, is none.
     pub count: u64,
-    /// Power cuts of all machines, and bits flipped.
-    pub group_cuts: u64,
-    pub flips: u64,
-    pub found_corrupt: u64,
     is_calm: bool,
 }
 
@@ -134,7 +130,6 @@ impl World {
                     let wait = self.dice.wait(mean);
                     self.after(wait, Happening::Fault(Fault::Next));
                 }
-                self.faults.count += 1;
                 self.next_fault()
             }
             Fault::Next => Ok(()),
@@ -183,6 +178,12 @@ impl World {
         }
     }
 
+    /// Something fails.
+    fn strikes(&mut self, what: Sometimes) {
+        self.watch.counters.hit(what);
+        self.faults.count += 1;
+    }
+
     fn next_fault(&mut self) -> Checked {
         let mut kinds = KINDS.to_vec();
         if self.plan.clock_faults {
@@ -200,19 +201,19 @@ impl World {
             Kind::Kill => self.kill(host),
             Kind::Power => {
                 let seed = self.dice.next();
-                self.watch.counters.hit(Sometimes::PowerCut);
+                self.strikes(Sometimes::PowerCut);
                 self.end_process(host, Some(seed));
                 self.start_soon(host);
             }
             Kind::Partition => self.partition(length),
             Kind::OneWay => {
-                self.watch.counters.hit(Sometimes::OneWayPartition);
+                self.strikes(Sometimes::OneWayPartition);
                 let to_all = self.dice.chance(500_000);
                 let paths = self.paths_of(host, to_all, !to_all);
                 self.cut_paths(paths, length);
             }
             Kind::Flap => {
-                self.watch.counters.hit(Sometimes::FlappingPath);
+                self.strikes(Sometimes::FlappingPath);
                 let paths = self.paths_of(host, true, true);
                 let times = self.dice.between(4, 30) as u32;
                 self.flap(paths, times);
@@ -230,7 +231,7 @@ impl World {
             Kind::KillAgent => {
                 let agent = self.dice.below(self.agents.len() as u64) as usize;
                 if self.agents[agent].core.is_some() {
-                    self.watch.counters.hit(Sometimes::AgentKilled);
+                    self.strikes(Sometimes::AgentKilled);
                     self.kill_agent(agent);
                 }
             }
@@ -238,6 +239,7 @@ impl World {
             Kind::BreakLink => {
                 let links: Vec<ConnectionId> = self.links.keys().copied().collect();
                 if let Some(connection) = self.dice.pick(&links) {
+                    self.faults.count += 1;
                     self.break_link(connection);
                 }
             }
@@ -250,20 +252,22 @@ impl World {
     fn machine_fault(&mut self, kind: Kind, host: usize, length: u64) {
         match kind {
             Kind::ClockJump => {
-                self.watch.counters.hit(Sometimes::ClockJumped);
+                self.strikes(Sometimes::ClockJumped);
                 let jump = self.dice.between(0, 7_200_000) as i64 - 3_600_000;
                 self.hosts[host].wall_offset_ms = jump;
             }
             Kind::DiskStall => {
-                self.watch.counters.hit(Sometimes::DiskStalled);
+                self.strikes(Sometimes::DiskStalled);
                 let stall = self.dice.wait(5 * SECOND).min(60 * SECOND);
                 self.hosts[host].stalled_until = self.now + stall;
             }
             Kind::DiskFull => {
+                self.faults.count += 1;
                 self.set_disk(host, true, false);
                 self.after(length, Happening::Fault(Fault::DiskWorks(host)));
             }
             Kind::SyncFails => {
+                self.faults.count += 1;
                 self.set_disk(host, false, true);
                 self.after(length, Happening::Fault(Fault::DiskWorks(host)));
             }
@@ -273,7 +277,7 @@ impl World {
 
     fn kill(&mut self, host: usize) {
         if self.hosts[host].process.is_some() {
-            self.watch.counters.hit(Sometimes::ProcessKilled);
+            self.strikes(Sometimes::ProcessKilled);
             self.end_process(host, None);
         }
         self.start_soon(host);
@@ -292,7 +296,7 @@ impl World {
             return Ok(());
         };
         let process = executor.process;
-        self.watch.counters.hit(Sometimes::ExecutorKilled);
+        self.strikes(Sometimes::ExecutorKilled);
         self.agent_event(agent, incarnation, AgentEvent::ExecutorDies(slot, process))
     }
 
@@ -315,7 +319,7 @@ impl World {
     }
 
     fn partition(&mut self, length: u64) {
-        self.watch.counters.hit(Sometimes::Partition);
+        self.strikes(Sometimes::Partition);
         let places = self.places();
         let side: BTreeSet<Place> = places
             .iter()
@@ -352,7 +356,7 @@ impl World {
     }
 
     fn bad_weather(&mut self, length: u64) {
-        self.watch.counters.hit(Sometimes::BadWeather);
+        self.strikes(Sometimes::BadWeather);
         self.network.weather = Weather {
             loss: self.dice.below(200_000),
             doubling: self.dice.below(100_000),
@@ -372,7 +376,7 @@ impl World {
         }
         machine.backlog = Some(Vec::new());
         machine.paused_at = self.now;
-        self.watch.counters.hit(Sometimes::ProcessPaused);
+        self.strikes(Sometimes::ProcessPaused);
         self.after(length, Happening::Resume(host));
     }
 
@@ -429,9 +433,7 @@ impl World {
 
     /// The power of all machines fails at once.
     fn cut_all(&mut self) -> Checked {
-        self.watch.counters.hit(Sometimes::GroupPowerCut);
-        self.faults.count += 1;
-        self.faults.group_cuts += 1;
+        self.strikes(Sometimes::GroupPowerCut);
         for host in 0..self.hosts.len() {
             let seed = self.dice.next();
             self.hosts[host].backlog = None;
@@ -458,14 +460,12 @@ impl World {
             false => disk.flip_bit(seed).is_some(),
         };
         if is_damaged {
-            self.watch.counters.hit(match is_misdirected {
+            self.strikes(match is_misdirected {
                 true => Sometimes::WriteMisdirected,
                 false => Sometimes::BitFlipped,
             });
             self.hosts[host].was_damaged = true;
             self.hosts[host].is_suspect = true;
-            self.faults.count += 1;
-            self.faults.flips += u64::from(!is_misdirected);
         }
         self.start_soon(host);
         Ok(())
@@ -516,7 +516,7 @@ impl World {
         let Some(id) = self.hosts[host].id else {
             return;
         };
-        self.watch.counters.hit(Sometimes::DiskLost);
+        self.strikes(Sometimes::DiskLost);
         self.faults.count += 1;
         self.wipe(host);
         self.tell_operator(super::clients::Request::RemoveMember { id });

@@ -240,7 +240,7 @@ impl World {
         }
         self.watch.counters.hit(Sometimes::CorruptionFound);
         self.hosts[index].absence = Absence::Corrupt;
-        self.faults.found_corrupt += 1;
+        self.hosts[index].is_suspect = false;
         self.replace(index);
         Ok(())
     }

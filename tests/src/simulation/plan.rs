@@ -83,7 +83,7 @@ impl Plan {
             calm_us: end_us / 100 * FAULTY_PERCENT,
             members,
             spares: match (uses_redb, membership) {
-                (true, _) => 6,
+                (true, _) => 8,
                 (false, true) => 4,
                 (false, false) => 0,
             },

@@ -27,7 +27,7 @@ pub struct Limits {
     /// Of each seed.
     pub setup: Setup,
     /// Threads.
-    pub jobs: usize,
+    pub threads: usize,
 }
 
 /// Plants the bug of this number for the rest of this process.
@@ -100,7 +100,7 @@ fn first_violation(bug: Plant, first: u64, limits: Limits) -> Option<(u64, Viola
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..limits.jobs {
+        for _ in 0..limits.threads {
             scope.spawn(work);
         }
     });

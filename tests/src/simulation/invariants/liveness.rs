@@ -2,10 +2,12 @@
 
 use super::super::hosts::Absence;
 use super::super::process::Process;
-use super::super::world::World;
+use super::super::world::{SECOND, World};
 use super::{Checked, Violation};
 
 const NAME: &str = "liveness";
+/// Whoever asked for so long in vain while nothing failed was forgotten.
+const PATIENCE_US: u64 = 30 * SECOND;
 
 fn fails(what: String) -> Checked {
     Err(Violation::new(NAME, what))
@@ -61,6 +63,12 @@ pub(super) fn at_end(world: &World) -> Checked {
             ));
         }
     }
+    if let Some(host) = world.hosts.iter().find(|host| host.is_suspect) {
+        let name = &host.name;
+        return fails(format!(
+            "the damage of {name} was neither found nor harmless"
+        ));
+    }
     let corrupt = |host: &&super::super::hosts::Host| {
         let is_member = host.id.is_some_and(|id| state.members().contains_key(&id));
         host.absence == Absence::Corrupt && is_member
@@ -81,6 +89,13 @@ pub(super) fn at_end(world: &World) -> Checked {
     for client in &world.clients {
         if let Some(task) = client.tasks.front() {
             return fails(format!("{task:?} was not done"));
+        }
+        let waits_us = world.now.saturating_sub(client.since_us);
+        if let Some((request, _)) = client.asking.as_ref().filter(|_| waits_us > PATIENCE_US) {
+            return fails(format!(
+                "{request:?} has been asked for {} s",
+                waits_us / SECOND
+            ));
         }
     }
     Ok(())

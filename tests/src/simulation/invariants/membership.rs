@@ -1,4 +1,5 @@
-//! 10: a configuration always has voters, no id comes back, and at the end the group is what was
+//! 10: a configuration always has voters, its majorities meet those of the one before, no id comes
+//! back, and at the end the group is what was
 //! asked for, and not joint.
 
 use super::super::process::Birth;
@@ -13,6 +14,8 @@ const NAME: &str = "membership";
 #[derive(Debug, Default)]
 pub(in super::super) struct Membership {
     seen: BTreeMap<usize, Seen>,
+    /// Voters of all configurations that any process came to.
+    known: BTreeSet<Vec<BTreeSet<u64>>>,
     /// Ids that machines have taken.
     taken: BTreeSet<u64>,
 }
@@ -21,6 +24,8 @@ pub(in super::super) struct Membership {
 struct Seen {
     boot: u64,
     present: BTreeSet<u64>,
+    /// Voters of its configuration, or of both that are in force together.
+    voters: Vec<BTreeSet<u64>>,
     gone: BTreeSet<u64>,
 }
 
@@ -32,6 +37,21 @@ fn nodes(membership: &ConfState) -> BTreeSet<u64> {
         &membership.learners_next,
     ];
     nodes.into_iter().flatten().copied().collect()
+}
+
+/// The voters whose majorities decide: each of these sets must have one.
+fn voters_of(membership: &ConfState) -> Vec<BTreeSet<u64>> {
+    let sets = [&membership.voters, &membership.voters_outgoing];
+    let sets = sets.into_iter().filter(|voters| !voters.is_empty());
+    sets.map(|voters| voters.iter().copied().collect())
+        .collect()
+}
+
+/// Whether no two groups of nodes can decide alone, one by each configuration. If both have a set in
+/// common, its majorities meet; so do those of sets of which one has at most one node more.
+fn overlap(before: &[BTreeSet<u64>], after: &[BTreeSet<u64>]) -> bool {
+    let meet = |a: &BTreeSet<u64>, b: &BTreeSet<u64>| a.symmetric_difference(b).count() <= 1;
+    before.iter().any(|a| after.iter().any(|b| meet(a, b)))
 }
 
 impl Membership {
@@ -61,6 +81,17 @@ impl Membership {
             );
             return Err(Violation::new(NAME, what));
         }
+        // Whoever comes to it first comes from the one before; others may skip some by a snapshot.
+        let voters = voters_of(membership);
+        let is_new = self.known.insert(voters.clone());
+        if is_new && !seen.voters.is_empty() && !overlap(&seen.voters, &voters) {
+            let what = format!(
+                "member {} sees {membership:?} after the voters {:?}: both can decide alone",
+                birth.id, seen.voters
+            );
+            return Err(Violation::new(NAME, what));
+        }
+        seen.voters = voters;
         seen.present = present;
         Ok(())
     }

@@ -1,5 +1,4 @@
-//! 5: a gang has one roster at a time, with growing numbers; once a newer one is committed, nothing
-//! of an older one counts.
+//! 5: a gang has one roster at a time, with growing numbers; once one is voided, nothing of it counts.
 
 use super::super::counters::{Counters, Sometimes};
 use super::{Checked, Violation};
@@ -16,6 +15,8 @@ type Gang = (JobId, DemandId);
 #[derive(Debug, Default)]
 pub(in super::super) struct Rosters {
     newest: BTreeMap<Gang, RosterNumber>,
+    /// The last roster of each that was voided.
+    broken: BTreeMap<Gang, RosterNumber>,
     steps: BTreeMap<Gang, u64>,
     /// Ranks that may have finished in the newest roster.
     finished: BTreeMap<Gang, BTreeSet<Rank>>,
@@ -30,6 +31,7 @@ impl Rosters {
         counters: &mut Counters,
     ) -> Checked {
         let before = self.newest.clone();
+        let broken = self.broken.clone();
         for effect in &applied.effects {
             if let Effect::Event(event) = effect {
                 self.event(event, commands, &before, counters)?;
@@ -52,8 +54,11 @@ impl Rosters {
                 } => ((*job, *demand), *number, None),
                 _ => continue,
             };
-            let newest = self.newest.get(&gang);
-            if newest.is_some_and(|newest| number < *newest) {
+            let is_old = self
+                .newest
+                .get(&gang)
+                .is_some_and(|newest| number < *newest);
+            if is_old || broken.get(&gang).is_some_and(|broken| number <= *broken) {
                 counters.hit(Sometimes::OldRosterIgnored);
             } else if let Some(rank) = rank {
                 self.finished.entry(gang).or_default().insert(rank);
@@ -92,9 +97,13 @@ impl Rosters {
                 demand,
                 roster,
                 ..
-            } if self.newest.get(&(*job, *demand)) != Some(roster) => {
-                let what = format!("roster {roster} of gang {job}/{demand} broke, not the newest");
-                return Err(Violation::new(NAME, what));
+            } => {
+                let gang = (*job, *demand);
+                if self.newest.get(&gang) != Some(roster) {
+                    let what = format!("roster {roster} of gang {gang:?} broke, not the newest");
+                    return Err(Violation::new(NAME, what));
+                }
+                self.broken.insert(gang, *roster);
             }
             EventKind::Checkpointed {
                 job, demand, step, ..
