@@ -1,9 +1,10 @@
 //! What a leader is told, and what it wants done.
 
+use super::Leader;
 use super::group::GroupReport;
 use super::questions::{Answer, Question};
 use crate::consensus::{Committed, Refusal};
-use crate::scheduler::ConnectionId;
+use crate::scheduler::{self, ConnectionId, Now};
 use crate::state::{BatchError, Command, Member, Outcome, StateError, Submission};
 use evoring_protocol::client::LeaderHint;
 use evoring_protocol::event::EventKind;
@@ -215,6 +216,40 @@ pub enum Action {
         /// Its bytes.
         bytes: Vec<u8>,
     },
+}
+
+impl Leader {
+    /// Takes events that came together, in their order. What clients and workers want written shares
+    /// entries, as if it had come at the same moment.
+    ///
+    /// # Errors
+    /// Like [`Leader::handle`].
+    pub fn handle_all(
+        &mut self,
+        events: impl IntoIterator<Item = Event>,
+        now: Now,
+    ) -> Result<Vec<Action>, ApplyError> {
+        let mut actions = Vec::new();
+        for event in events {
+            match event {
+                // Those of which many come: each alone would make an entry of its own.
+                Event::Report { connection, report } => {
+                    self.schedule(scheduler::Event::Report { connection, report }, now);
+                }
+                Event::Submit {
+                    ticket,
+                    submission,
+                    refuse_unless_fits,
+                } => self.submit(ticket, submission, refuse_unless_fits, now),
+                Event::Write { ticket, command } => self.write(ticket, command, now),
+                Event::Ask { ticket, question } => self.ask(ticket, question, now),
+                other => actions.append(&mut self.handle(other, now)?),
+            }
+        }
+        self.flush(now);
+        actions.append(&mut self.out);
+        Ok(actions)
+    }
 }
 
 /// Why a client is not served here.

@@ -434,7 +434,7 @@ impl Worker {
     /// Hands over what the leader thread has room for.
     fn tell_waiting(&mut self) -> anyhow::Result<()> {
         while let Some(event) = self.told.pop_front() {
-            match self.parts.inbox.try_event(event)? {
+            match self.parts.inbox.try_first(event)? {
                 None => {}
                 Some(event) => {
                     self.told.push_front(*event);
