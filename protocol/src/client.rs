@@ -1,10 +1,11 @@
 //! Messages between a client (the command line) and the coordinator: one request or several on a
 //! stream, each answered before the next is read; only the last may have several replies.
 
-use crate::bounded::at_most;
+use crate::bounded::{at_most, bytes};
 use crate::event::{Event, GenerationSummary};
 use crate::limits::{
-    ARTIFACTS, LABELS, LISTED_JOBS, LISTED_MEMBERS, LISTED_WORKERS, PAGE_ITEMS, SENTENCES, STAGES,
+    ARTIFACTS, CLIENT_REPLY_BYTES, LABELS, LISTED_JOBS, LISTED_MEMBERS, LISTED_WORKERS, PAGE_ITEMS,
+    SENTENCES, STAGES,
 };
 use crate::peer::PeerHealth;
 use crate::work::TrainingProgress;
@@ -133,7 +134,11 @@ pub enum ClientReply {
     /// A blob follows.
     BlobStart { bytes: u64 },
     /// The next piece of at most [`crate::limits::BLOB_CHUNK_BYTES`].
-    BlobChunk(Vec<u8>),
+    BlobChunk(
+        #[serde(serialize_with = "bytes::serialize")]
+        #[serde(deserialize_with = "bytes::at_most::<_, CLIENT_REPLY_BYTES>")]
+        Vec<u8>,
+    ),
     /// The coordinator itself.
     Status(CoordinatorView),
     /// Refused.

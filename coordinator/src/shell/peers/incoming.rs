@@ -5,7 +5,7 @@ use super::super::member_file::Membership;
 use super::super::raft_thread::{Input, RaftSender};
 use crate::leader;
 use evoring_protocol::Digest;
-use evoring_protocol::limits::{BLOB_CHUNK_BYTES, SNAPSHOT_BYTES};
+use evoring_protocol::limits::SNAPSHOT_BYTES;
 use evoring_protocol::peer::{PeerHello, PeerMessage, PeerRefusal, PeerReply, RAFT_MESSAGE_BYTES};
 use evoring_protocol::transport::{Connection, Receiver, Sender, TransportError};
 use prost::Message as _;
@@ -206,7 +206,7 @@ impl Doorkeeper {
                 return Ok(Err("expected a piece of the snapshot".to_owned()));
             };
             let length = (state.len() + chunk.len()) as u64;
-            if chunk.len() > BLOB_CHUNK_BYTES || length > bytes {
+            if length > bytes {
                 return Ok(Err(format!("{length} bytes, expected {bytes}")));
             }
             state.extend_from_slice(&chunk);
