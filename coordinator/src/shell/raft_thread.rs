@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use evoring_protocol::peer::PeerHealth;
 use prost::Message as _;
 use raft::eraftpb;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -197,6 +197,8 @@ struct Worker {
     waiting: Arc<Waiting>,
     /// What the leader thread is told as soon as it has room.
     told: VecDeque<leader::Event>,
+    /// Coordinators to which a message was dropped; consensus is to ask them anew what they have.
+    lost: BTreeSet<u64>,
     ticks: u64,
 }
 
@@ -206,6 +208,7 @@ impl Worker {
             parts,
             waiting,
             told: VecDeque::new(),
+            lost: BTreeSet::new(),
             ticks: 0,
         }
     }
@@ -332,7 +335,22 @@ impl Worker {
 
     /// Feeds events and hands out what follows.
     fn feed_all(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
-        for action in self.parts.consensus.handle_all(events) {
+        let actions = self.parts.consensus.handle_all(events);
+        self.act(actions)?;
+        let lost = std::mem::take(&mut self.lost);
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let unreachable = lost.into_iter().map(|id| Event::Unreachable { id });
+        let actions = self.parts.consensus.handle_all(unreachable);
+        self.act(actions)?;
+        // To be unreachable once is enough.
+        self.lost.clear();
+        Ok(())
+    }
+
+    fn act(&mut self, actions: Vec<Action>) -> anyhow::Result<()> {
+        for action in actions {
             match action {
                 Action::Persist { token, write } => {
                     self.parts.log.send(Job::Write(token, Box::new(write)));
@@ -397,6 +415,7 @@ impl Worker {
             .send(to, Outgoing::Raft(message.encode_to_vec()));
         if !is_sent {
             tracing::debug!(to, "a message to another coordinator is dropped");
+            self.lost.insert(to);
         }
     }
 

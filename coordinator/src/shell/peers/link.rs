@@ -2,7 +2,8 @@
 
 use super::super::leader_thread::Message;
 use super::super::raft_thread::Input;
-use super::{Common, QUEUE};
+use super::Common;
+use super::queue::{Queue, Waiting, queue};
 use crate::consensus;
 use crate::leader;
 use evoring_protocol::Digest;
@@ -13,7 +14,7 @@ use evoring_protocol::peer::{
 use evoring_protocol::transport::{Connection, Role, Sender, TransportError};
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 /// An attempt to connect takes at most this long.
@@ -47,7 +48,7 @@ pub(in super::super) enum Outgoing {
 /// A link; dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Link {
-    queue: mpsc::Sender<Outgoing>,
+    queue: Queue,
     name: Option<String>,
     address: String,
     has_joined: bool,
@@ -69,7 +70,7 @@ impl Link {
         has_joined: bool,
         health: watch::Receiver<Option<PeerHealth>>,
     ) -> Self {
-        let (queue, outgoing) = mpsc::channel(QUEUE);
+        let (queue, outgoing) = queue();
         let runtime = common.runtime.clone();
         let task = Task {
             common,
@@ -95,7 +96,7 @@ impl Link {
     }
 
     pub(super) fn send(&self, outgoing: Outgoing) -> bool {
-        self.queue.try_send(outgoing).is_ok()
+        self.queue.send(outgoing)
     }
 }
 
@@ -105,7 +106,7 @@ struct Task {
     name: Option<String>,
     address: String,
     has_joined: bool,
-    outgoing: mpsc::Receiver<Outgoing>,
+    outgoing: Waiting,
     health: watch::Receiver<Option<PeerHealth>>,
     /// What the leader thread was told last of the way to this coordinator: there is a problem, or none
     /// any more. Nothing yet by this link, but maybe by one that it replaced.
@@ -150,7 +151,7 @@ impl Task {
                 }
             }
             // What waits for a coordinator that is away is out of date when it is back.
-            while let Ok(outgoing) = self.outgoing.try_recv() {
+            while let Some(outgoing) = self.outgoing.try_recv() {
                 self.dropped(&outgoing);
             }
             tokio::time::sleep(pause).await;
@@ -288,14 +289,14 @@ impl Task {
         let mut messages = vec![first];
         while messages.len() < RAFT_MESSAGES && bytes < FRAME_BYTES {
             match self.outgoing.try_recv() {
-                Ok(Outgoing::Raft(message)) => {
+                Some(Outgoing::Raft(message)) => {
                     bytes += message.len();
                     messages.push(message);
                 }
-                Ok(Outgoing::Snapshot { message, state }) => {
+                Some(Outgoing::Snapshot { message, state }) => {
                     self.start_snapshot(connection, message, state);
                 }
-                Err(_) => break,
+                None => break,
             }
         }
         PeerMessage::Raft(messages)

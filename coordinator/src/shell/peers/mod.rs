@@ -7,6 +7,7 @@
 
 mod incoming;
 mod link;
+mod queue;
 
 pub(super) use incoming::{Doorkeeper, serve};
 pub(super) use link::Outgoing;
@@ -20,9 +21,6 @@ use link::Link;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
-
-/// Messages that wait for one coordinator; more are dropped, as a network may.
-const QUEUE: usize = 1_024;
 
 /// What all links share.
 #[derive(Debug, Clone)]
@@ -59,7 +57,7 @@ impl Links {
         }
     }
 
-    /// Sends if there is room.
+    /// Sends if there is room, and a way.
     pub(super) fn send(&mut self, to: u64, outgoing: Outgoing) -> bool {
         if !self.links.contains_key(&to)
             && let Some(address) = self.hints.get(&to).cloned()
