@@ -5,8 +5,8 @@ use super::guarded;
 use super::leader_thread::Inbox;
 use super::log_writer::{Job, LogWriter};
 use super::metrics::Metrics;
-use super::peers::{Links, Outgoing};
-use crate::consensus::{Action, Consensus, Event, Goal, StopReason, TICK_MS};
+use super::peers::{Complaints, Links, Outgoing};
+use crate::consensus::{Action, Consensus, Event, Goal, Rejection, StopReason, TICK_MS};
 use crate::leader::{self, GroupReport};
 use crate::scheduler::{HEARTBEAT_MS, LOST_MS};
 use crate::state::Member;
@@ -199,6 +199,7 @@ struct Worker {
     told: VecDeque<leader::Event>,
     /// Coordinators to which a message was dropped; consensus is to ask them anew what they have.
     lost: BTreeSet<u64>,
+    complaints: Complaints,
     ticks: u64,
 }
 
@@ -209,6 +210,7 @@ impl Worker {
             waiting,
             told: VecDeque::new(),
             lost: BTreeSet::new(),
+            complaints: Complaints::default(),
             ticks: 0,
         }
     }
@@ -392,10 +394,7 @@ impl Worker {
                     self.parts.metrics.leader_changed();
                     self.tell(leader::Event::Leader(leader));
                 }
-                Action::Rejected(rejection) => {
-                    tracing::warn!(%rejection, "a message of another coordinator is not taken");
-                    self.parts.metrics.rejected();
-                }
+                Action::Rejected(rejection) => self.rejected(&rejection),
                 Action::Stop(reason) => return Err(reason.into()),
                 Action::Elected { term } => self.tell(leader::Event::Elected { term }),
                 Action::SteppedDown => self.tell(leader::Event::SteppedDown),
@@ -405,6 +404,23 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    fn rejected(&mut self, rejection: &Rejection) {
+        self.parts.metrics.rejected();
+        let from = rejection.sender().unwrap_or(0);
+        let Some(unsaid) = self.complaints.may_complain(from, Instant::now()) else {
+            return;
+        };
+        let member = self.parts.members.get(&from);
+        let name = member.map_or("not a known member", |member| &member.name);
+        tracing::warn!(
+            from,
+            name,
+            %rejection,
+            unsaid,
+            "a message of another coordinator is not taken: does it run the same build as this one?"
+        );
     }
 
     fn send(&mut self, message: &eraftpb::Message) {

@@ -3,6 +3,7 @@
 use super::super::leader_thread::{Inbox, Message, Standing};
 use super::super::member_file::Membership;
 use super::super::raft_thread::{Input, RaftSender};
+use super::Complaints;
 use crate::leader;
 use evoring_protocol::Digest;
 use evoring_protocol::limits::SNAPSHOT_BYTES;
@@ -11,7 +12,7 @@ use evoring_protocol::transport::{Connection, Receiver, Sender, TransportError};
 use prost::Message as _;
 use raft::eraftpb;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// The first message of a connection comes within this time.
@@ -131,35 +132,46 @@ impl Doorkeeper {
 
     /// Takes the messages of the connection's first stream.
     async fn listen(&self, from: u64, mut receiver: Receiver) -> Result<(), TransportError> {
+        let mut complaints = Complaints::default();
         while let Some(message) = receiver.receive::<PeerMessage>().await? {
-            match message {
+            let taken = match message {
                 PeerMessage::Raft(messages) => {
-                    for bytes in messages {
-                        self.raft_message(from, &bytes);
-                    }
+                    let outcomes = messages.iter().map(|bytes| self.raft_message(from, bytes));
+                    // One that is wrong does not keep the others out.
+                    outcomes.fold(Ok(()), Result::and)
                 }
                 PeerMessage::Health(health) => {
                     let event = leader::Event::Health { id: from, health };
                     self.inbox.send(Message::Event(event)).await;
+                    Ok(())
                 }
-                other => tracing::warn!(from, ?other, "unexpected from a coordinator"),
+                PeerMessage::Hello(_) | PeerMessage::Join(_) => Err("a second hello".to_owned()),
+                PeerMessage::SnapshotStart { .. } | PeerMessage::SnapshotChunk(_) => {
+                    Err("a snapshot on the stream of messages".to_owned())
+                }
+            };
+            if let Err(problem) = taken
+                && let Some(unsaid) = complaints.may_complain(from, Instant::now())
+            {
+                tracing::warn!(
+                    from,
+                    problem,
+                    unsaid,
+                    "a message of another coordinator is not taken: does it run the same build as this one?"
+                );
             }
         }
         Ok(())
     }
 
-    fn raft_message(&self, from: u64, bytes: &[u8]) {
-        if let Some(message) = decoded(from, bytes) {
-            if message
-                .snapshot
-                .as_ref()
-                .is_some_and(|snapshot| !snapshot.is_empty())
-            {
-                tracing::warn!(from, "a snapshot came without its stream");
-                return;
-            }
-            self.raft.peer(from, message, bytes.len());
+    fn raft_message(&self, from: u64, bytes: &[u8]) -> Result<(), String> {
+        let message = decoded(bytes)?;
+        let snapshot = message.snapshot.as_ref();
+        if snapshot.is_some_and(|snapshot| !snapshot.is_empty()) {
+            return Err("a snapshot came without its stream".to_owned());
         }
+        self.raft.peer(from, message, bytes.len());
+        Ok(())
     }
 
     /// Takes the snapshots of the connection's other streams, one after the other.
@@ -197,8 +209,9 @@ impl Doorkeeper {
                 format!("a snapshot of {bytes} bytes, at most {SNAPSHOT_BYTES} are taken");
             return Ok(Err(message));
         }
-        let Some(mut message) = decoded(from, &message) else {
-            return Ok(Err("Raft's message is malformed".to_owned()));
+        let mut message = match decoded(&message) {
+            Ok(message) => message,
+            Err(problem) => return Ok(Err(problem)),
         };
         let mut state = Vec::new();
         while let Some(piece) = receiver.receive::<PeerMessage>().await? {
@@ -226,17 +239,14 @@ impl Doorkeeper {
     }
 }
 
-/// A message of Raft, if it is one.
-fn decoded(from: u64, bytes: &[u8]) -> Option<eraftpb::Message> {
+/// A message of Raft, or why it is none.
+fn decoded(bytes: &[u8]) -> Result<eraftpb::Message, String> {
     if bytes.len() > RAFT_MESSAGE_BYTES {
-        tracing::warn!(from, bytes = bytes.len(), "a message of Raft is too large");
-        return None;
+        return Err(format!(
+            "a message of Raft of {} bytes, at most {RAFT_MESSAGE_BYTES} are taken",
+            bytes.len()
+        ));
     }
-    match eraftpb::Message::decode(bytes) {
-        Ok(message) => Some(message),
-        Err(error) => {
-            tracing::warn!(from, %error, "a message of Raft is malformed");
-            None
-        }
-    }
+    eraftpb::Message::decode(bytes)
+        .map_err(|error| format!("a message of Raft is malformed: {error}"))
 }

@@ -5,10 +5,12 @@
 //! - `PEER-2`: a process answers to its own id alone: whoever lost its disk has none (see
 //!   [`super::member_file`]).
 
+mod complaints;
 mod incoming;
 mod link;
 mod queue;
 
+pub(super) use complaints::Complaints;
 pub(super) use incoming::{Doorkeeper, serve};
 pub(super) use link::Outgoing;
 
