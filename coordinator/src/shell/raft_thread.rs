@@ -61,6 +61,8 @@ pub(super) enum Input {
     Address {
         /// Who.
         id: u64,
+        /// Name in its certificate.
+        name: String,
         /// `HOST:PORT`.
         address: String,
     },
@@ -308,8 +310,8 @@ impl Worker {
     fn take(&mut self, input: Input) -> anyhow::Result<()> {
         match input {
             Input::Core(_) | Input::Peer { .. } | Input::Stop => Ok(()),
-            Input::Address { id, address } => {
-                self.parts.links.hint(id, address);
+            Input::Address { id, name, address } => {
+                self.parts.links.hint(id, name, address);
                 Ok(())
             }
             Input::Members(members) => {

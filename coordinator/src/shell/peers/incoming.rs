@@ -52,7 +52,11 @@ pub(in super::super) async fn serve(
         }
         sender.send(&PeerReply::Welcome).await?;
         let (from, address) = (hello.from, hello.address);
-        door.raft.send(Input::Address { id: from, address });
+        door.raft.send(Input::Address {
+            id: from,
+            name: connection.peer().name.clone(),
+            address,
+        });
         let mut standing = door.standing.clone();
         tokio::select! {
             biased;
