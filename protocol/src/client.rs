@@ -4,8 +4,8 @@
 use crate::bounded::{at_most, bytes};
 use crate::event::{Event, GenerationSummary};
 use crate::limits::{
-    ARTIFACTS, CLIENT_REPLY_BYTES, LABELS, LISTED_JOBS, LISTED_MEMBERS, LISTED_WORKERS, PAGE_ITEMS,
-    SENTENCES, STAGES,
+    ADDRESS_BYTES, ARTIFACTS, CLIENT_REPLY_BYTES, LABELS, LISTED_JOBS, LISTED_MEMBERS,
+    LISTED_WORKERS, PAGE_ITEMS, SENTENCES, STAGES,
 };
 use crate::peer::PeerHealth;
 use crate::work::TrainingProgress;
@@ -348,4 +348,37 @@ pub struct CoordinatorView {
     pub read_only: Option<String>,
     /// Where it serves metrics.
     pub metrics: Option<String>,
+}
+
+/// Whether this is an address as `HOST:PORT`, or `[IPV6]:PORT`.
+pub fn is_address(text: &str) -> bool {
+    text.len() <= ADDRESS_BYTES
+        && text.rsplit_once(':').is_some_and(|(host, port)| {
+            let is_ipv6 = host.starts_with('[') && host.ends_with(']');
+            let is_host = !host.is_empty() && (is_ipv6 || !host.contains(':'));
+            let has_space = host.chars().any(|c| c.is_whitespace() || c.is_control());
+            is_host && !has_space && port.parse::<u16>().is_ok_and(|port| port > 0)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Claim: what names a host and a port is an address, and nothing else.
+    /// Method: some of both.
+    #[test]
+    fn addresses() {
+        let longest = "h".repeat(ADDRESS_BYTES - 6);
+        for good in ["a:1", "10.0.0.1:7400", "host-d.example:65535", "[::1]:7400"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in [
+            "", "a", ":1", "a:", "a:0", "a:65536", "::1", "::1:7400", "a b:1", "a:1 ",
+        ] {
+            assert!(!is_address(bad), "{bad}");
+        }
+        assert!(is_address(&format!("{longest}:65535")));
+        assert!(!is_address(&format!("{longest}h:65535")));
+    }
 }

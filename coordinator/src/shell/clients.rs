@@ -9,11 +9,13 @@ use super::pages;
 use super::workers::is_kind;
 use crate::leader::{Answer, Denial, Question};
 use crate::state::{Command, Outcome, Submission};
-use evoring_protocol::client::{ClientReply, ClientRequest, EventsPlace, LeaderHint, WorkerView};
+use evoring_protocol::client::{
+    ClientReply, ClientRequest, EventsPlace, LeaderHint, WorkerView, is_address,
+};
 use evoring_protocol::codec::{CodecError, FrameKind};
 use evoring_protocol::transport::{Connection, Receiver, Role, Sender, TransportError};
 use evoring_protocol::worker::WorkerCommand;
-use evoring_protocol::{Digest, ErrorCode, JobId, RemoteError, SubmissionKey, limits};
+use evoring_protocol::{Digest, ErrorCode, JobId, RemoteError, SubmissionKey, WorkerId, limits};
 use futures::StreamExt as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -261,6 +263,7 @@ impl Request {
                 self.write(Command::Label { job, key, value }).await?
             }
             ClientRequest::AddMember { name, address } => {
+                check_member(&name, &address)?;
                 self.write(Command::AddMember { name, address }).await?
             }
             ClientRequest::RemoveMember { id } => self.write(Command::RemoveMember { id }).await?,
@@ -518,6 +521,26 @@ impl Request {
     }
 }
 
+/// Checks what a client says of a member: an entry of the log is too late for that, since all members
+/// must agree on it, those of older builds too.
+fn check_member(name: &str, address: &str) -> Result<(), RemoteError> {
+    const SHOWN: usize = 80;
+    let invalid = |what: &str, got: &str, expected: &str| {
+        let got: String = got.chars().take(SHOWN).collect();
+        let message = format!("{what} {got:?}: expected {expected}");
+        Err(RemoteError::new(ErrorCode::Invalid, message))
+    };
+    // What a certificate can name; the same rule as for workers.
+    if WorkerId::new(name).is_err() {
+        let expected = "1 to 63 characters of a-z, 0-9 and '-', neither first nor last '-'";
+        return invalid("name", name, expected);
+    }
+    if !is_address(address) {
+        return invalid("address", address, "HOST:PORT or [IPV6]:PORT");
+    }
+    Ok(())
+}
+
 /// All workers, without the process ids of their executors where these are too many for one
 /// reply: nobody may be missing in this list.
 fn fitting(mut workers: Vec<WorkerView>) -> Vec<WorkerView> {
@@ -532,7 +555,6 @@ fn fitting(mut workers: Vec<WorkerView>) -> Vec<WorkerView> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evoring_protocol::WorkerId;
     use evoring_protocol::codec::encode;
 
     fn workers(count: usize, slots: u32) -> Vec<WorkerView> {
@@ -561,6 +583,24 @@ mod tests {
         assert_eq!(fitted.len(), 10_000);
         encode(&ClientReply::Workers(fitted)).unwrap();
         assert_eq!(fitting(workers(3, 8)), workers(3, 8));
+    }
+
+    // Claim: a member that nobody could ever reach is refused, with the reason that applies.
+    // Method: names and addresses of both kinds.
+    #[test]
+    fn members_are_checked() {
+        assert_eq!(check_member("c2", "10.0.0.2:7400"), Ok(()));
+        let long = "a".repeat(5_000);
+        for (name, address, expected) in [
+            ("c2", "10.0.0.2", "address \"10.0.0.2\": expected HOST:PORT"),
+            ("C2", "10.0.0.2:7400", "name \"C2\": expected 1 to 63"),
+            (&long, "10.0.0.2:7400", "expected 1 to 63"),
+            ("c2", &format!("{long}:1"), "expected HOST:PORT"),
+        ] {
+            let error = check_member(name, address).unwrap_err();
+            assert!(error.message.contains(expected), "{error}");
+            assert!(error.message.len() < 300);
+        }
     }
 
     // Claim: an answer that cannot be encoded is told to the client instead of ending the stream.

@@ -19,6 +19,7 @@ pub(super) use link::Outgoing;
 use super::leader_thread::{Inbox, Standing};
 use super::raft_thread::RaftSender;
 use crate::state::Member;
+use evoring_protocol::client::is_address;
 use evoring_protocol::peer::{GroupId, PeerHealth};
 use evoring_protocol::transport::Connector;
 use link::Link;
@@ -76,7 +77,7 @@ impl Links {
     /// that could learn that (`PEER-3`).
     pub(super) fn hint(&mut self, id: u64, name: String, address: String) {
         const HINTS: usize = 2 * evoring_protocol::limits::MEMBERS;
-        if id == self.common.id {
+        if id == self.common.id || !is_address(&address) {
             return;
         }
         if let Some(link) = self.links.get(&id) {
