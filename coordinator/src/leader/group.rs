@@ -31,6 +31,25 @@ pub struct GroupReport {
     pub progress: BTreeMap<u64, PeerProgress>,
 }
 
+impl GroupReport {
+    /// Nodes of the membership in force; empty before the first report.
+    pub fn nodes(&self) -> BTreeSet<u64> {
+        Self::nodes_of(&self.membership)
+    }
+
+    /// Nodes of a membership: those that vote, did so before the change that is under way, learn, or
+    /// will.
+    pub fn nodes_of(membership: &ConfState) -> BTreeSet<u64> {
+        let lists = [
+            &membership.voters,
+            &membership.voters_outgoing,
+            &membership.learners,
+            &membership.learners_next,
+        ];
+        lists.into_iter().flatten().copied().collect()
+    }
+}
+
 /// Soft knowledge about the group.
 #[derive(Debug, Default)]
 pub(super) struct Group {
@@ -66,14 +85,7 @@ impl Leader {
 
     /// Nodes of the membership in force, as of the last report; empty before the first.
     pub fn nodes(&self) -> BTreeSet<u64> {
-        let membership = &self.group.report.membership;
-        let lists = [
-            &membership.voters,
-            &membership.voters_outgoing,
-            &membership.learners,
-            &membership.learners_next,
-        ];
-        lists.into_iter().flatten().copied().collect()
+        self.group.report.nodes()
     }
 
     /// Whether another coordinator is known to lead.
@@ -189,8 +201,7 @@ impl Leader {
         for (&id, member) in self.state.members() {
             members.insert(id, self.member_view(id, &member.name, &member.address, now));
         }
-        let conf = &report.membership;
-        for &id in conf.voters.iter().chain(&conf.learners) {
+        for id in report.nodes() {
             members
                 .entry(id)
                 .or_insert_with(|| self.member_view(id, "", "", now));

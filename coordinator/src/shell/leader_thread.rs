@@ -196,7 +196,7 @@ impl Standing {
 
     /// Whether the member of this id was removed, and has left the membership in force: its vote may
     /// be needed until then.
-    pub(super) fn was_removed(&self, id: u64) -> bool {
+    pub(super) fn has_left(&self, id: u64) -> bool {
         let is_known = !self.nodes.is_empty() && id < self.next_member;
         is_known && !self.members.contains_key(&id) && !self.nodes.contains(&id)
     }
@@ -435,7 +435,7 @@ impl Worker {
     /// Tells metrics, connections and the other coordinators how this one stands.
     fn publish(&mut self) -> anyhow::Result<()> {
         let leader = &self.parts.leader;
-        self.parts.metrics.observe(leader, self.started.elapsed());
+        self.parts.metrics.observe(leader);
         let known = self.parts.standing.borrow().clone();
         let state = leader.state();
         if known.leads != leader.scheduler().is_some()

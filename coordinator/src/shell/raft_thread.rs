@@ -383,12 +383,10 @@ impl Worker {
                 Action::Membership(membership) => {
                     tracing::info!(?membership, "the group's membership");
                     let members = &self.parts.members;
-                    self.parts.links.retain(|id| {
-                        members.contains_key(&id)
-                            || membership.voters.contains(&id)
-                            || membership.voters_outgoing.contains(&id)
-                            || membership.learners.contains(&id)
-                    });
+                    let nodes = GroupReport::nodes_of(&membership);
+                    self.parts
+                        .links
+                        .retain(|id| members.contains_key(&id) || nodes.contains(&id));
                 }
                 Action::Leader(leader) => {
                     let term = self.parts.consensus.term();

@@ -60,7 +60,7 @@ pub(in super::super) async fn serve(
         let mut standing = door.standing.clone();
         tokio::select! {
             biased;
-            _ = standing.wait_for(|standing| standing.was_removed(from)) => {
+            _ = standing.wait_for(|standing| standing.has_left(from)) => {
                 // It may never have heard of that; when it says hello again, it is told.
                 connection.close("this member was removed from the group");
                 Ok(())
@@ -117,7 +117,7 @@ impl Doorkeeper {
             return Err((PeerRefusal::WrongId, message));
         }
         let standing = self.standing.borrow();
-        if standing.was_removed(hello.from) {
+        if standing.has_left(hello.from) {
             let message = format!("member {} was removed from the group", hello.from);
             return Err((PeerRefusal::Removed, message));
         }
