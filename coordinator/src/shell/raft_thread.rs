@@ -480,3 +480,53 @@ impl Worker {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> eraftpb::Message {
+        eraftpb::Message {
+            snapshot: Some(eraftpb::Snapshot::default()),
+            ..eraftpb::Message::default()
+        }
+    }
+
+    /// Messages of coordinators that wait, and their bytes.
+    fn waiting(inputs: &Receiver<Input>) -> (usize, usize) {
+        let bytes = inputs.try_iter().filter_map(|input| match input {
+            Input::Peer { bytes, .. } => Some(bytes),
+            _ => None,
+        });
+        bytes.fold((0, 0), |(count, all), bytes| (count + 1, all + bytes))
+    }
+
+    /// Claim: coordinators that send more than the thread takes fill neither its queue nor the memory;
+    /// what is dropped counts no more, and what is taken makes room. A snapshot is larger than all that
+    /// and comes nevertheless.
+    /// Method: many small messages, then large ones, with the thread's side of the queue held still.
+    #[test]
+    fn messages_of_coordinators_are_bounded() {
+        let (sender, inputs) = input_channel();
+        for _ in 0..2 {
+            for _ in 0..2 * PEER_MESSAGES {
+                sender.peer(2, eraftpb::Message::default(), 1);
+            }
+            sender.peer(2, snapshot(), 1);
+            assert_eq!(waiting(&inputs), (PEER_MESSAGES, PEER_MESSAGES));
+            (0..PEER_MESSAGES).for_each(|_| sender.taken(1));
+        }
+        let large = 8 << 20;
+        for _ in 0..100 {
+            sender.peer(2, eraftpb::Message::default(), large);
+        }
+        sender.peer(2, snapshot(), 2 * PEER_BYTES);
+        sender.peer(2, eraftpb::Message::default(), 1);
+        let fitting = PEER_BYTES / large;
+        let expected = (fitting + 1, PEER_BYTES + 2 * PEER_BYTES);
+        assert_eq!(waiting(&inputs), expected);
+        assert_eq!(sender.waiting.messages.load(Ordering::Relaxed), fitting + 1);
+        // Own inputs find room whatever others send.
+        (0..QUEUE).for_each(|_| sender.send(Input::Removed));
+    }
+}

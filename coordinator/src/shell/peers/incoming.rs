@@ -254,3 +254,110 @@ fn decoded(bytes: &[u8]) -> Result<eraftpb::Message, String> {
     eraftpb::Message::decode(bytes)
         .map_err(|error| format!("a message of Raft is malformed: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::raft_thread::input_channel;
+    use super::*;
+    use crate::state::Member;
+    use evoring_protocol::peer::GroupId;
+    use std::collections::{BTreeMap, BTreeSet};
+    use tokio::sync::mpsc;
+
+    const GROUP: GroupId = GroupId([1; 16]);
+
+    /// The door of coordinator 1 of a group in which 3 was removed and 4 still leaves.
+    fn door(nodes: &[u64]) -> Doorkeeper {
+        let member = |name: &str| Member {
+            name: name.into(),
+            address: "127.0.0.1:1".into(),
+            has_joined: true,
+        };
+        let standing = Standing {
+            leads: true,
+            members: BTreeMap::from([(1, member("c1")), (2, member("c2"))]),
+            next_member: 5,
+            nodes: nodes.iter().copied().collect::<BTreeSet<u64>>(),
+        };
+        let (raft, _) = input_channel();
+        let (inbox, _) = mpsc::channel(1);
+        Doorkeeper {
+            own: Membership {
+                group: GROUP,
+                id: 1,
+            },
+            standing: watch::channel(Arc::new(standing)).1,
+            raft,
+            inbox: Inbox::new(inbox),
+        }
+    }
+
+    fn hello(from: u64) -> PeerHello {
+        PeerHello {
+            group: GROUP,
+            from,
+            to: 1,
+            address: "127.0.0.1:2".into(),
+        }
+    }
+
+    /// Claim (`PEER-1`, `PEER-2`): a member is known by its number and its name; a process answers to
+    /// its own number in its own group; who was removed is told so once its vote is needed no more, and
+    /// who is not known yet is let in.
+    /// Method: each hello with the answer that it must get.
+    #[test]
+    fn who_is_let_in() {
+        let door_of_group = door(&[1, 2, 4]);
+        let other_group = PeerHello {
+            group: GroupId([2; 16]),
+            ..hello(2)
+        };
+        let other_id = PeerHello { to: 7, ..hello(2) };
+        for (name, hello, expected) in [
+            ("c2", hello(2), None),
+            ("c9", hello(2), Some(PeerRefusal::WrongName)),
+            ("c2", other_group, Some(PeerRefusal::OtherGroup)),
+            ("c2", other_id, Some(PeerRefusal::WrongId)),
+            ("c3", hello(3), Some(PeerRefusal::Removed)),
+            ("c4", hello(4), None),
+            ("c5", hello(5), None),
+        ] {
+            let refused = door_of_group.admits(name, &hello).err();
+            let got = refused.map(|(refusal, _)| refusal);
+            assert_eq!(got, expected, "{name} {hello:?}");
+        }
+        // Before this coordinator knows the membership, nobody is sent away for good.
+        assert_eq!(door(&[]).admits("c3", &hello(3)), Ok(()));
+    }
+
+    /// Claim: what is no message of Raft, is too large, or brings a snapshot without its stream, is not
+    /// handed on, and the reason is given.
+    /// Method: one of each, and a good one.
+    #[test]
+    fn what_is_handed_on() {
+        let door = door(&[1, 2]);
+        let with_snapshot = eraftpb::Message {
+            snapshot: Some(eraftpb::Snapshot {
+                data: vec![1],
+                metadata: Some(eraftpb::SnapshotMetadata {
+                    index: 1,
+                    ..Default::default()
+                }),
+            }),
+            ..eraftpb::Message::default()
+        };
+        let good = eraftpb::Message::default().encode_to_vec();
+        for (bytes, expected) in [
+            (good, None),
+            (vec![0xff; 9], Some("malformed")),
+            (vec![0; RAFT_MESSAGE_BYTES + 1], Some("at most")),
+            (with_snapshot.encode_to_vec(), Some("without its stream")),
+        ] {
+            let problem = door.raft_message(2, &bytes).err();
+            match expected {
+                None => assert_eq!(problem, None),
+                Some(expected) => assert!(problem.unwrap().contains(expected)),
+            }
+        }
+    }
+}
