@@ -4,6 +4,7 @@
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -94,16 +95,23 @@ impl Serialize for Given<'_> {
     }
 }
 
-/// For `with`: bytes.
-pub(crate) mod bytes {
+/// For fields of bytes.
+pub mod bytes {
     use super::{Deserialize, Deserializer, Serializer, Taken};
 
-    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    /// For `serialize_with`.
+    ///
+    /// # Errors
+    /// Those of the format.
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
         to.serialize_bytes(bytes)
     }
 
-    /// At most `MOST`.
-    pub(crate) fn at_most<'de, D, const MOST: usize>(from: D) -> Result<Vec<u8>, D::Error>
+    /// For `deserialize_with`: at most `MOST`.
+    ///
+    /// # Errors
+    /// Those of the format, and if there are more.
+    pub fn at_most<'de, D, const MOST: usize>(from: D) -> Result<Vec<u8>, D::Error>
     where
         D: Deserializer<'de>,
     {
@@ -111,16 +119,23 @@ pub(crate) mod bytes {
     }
 }
 
-/// For `with`: several pieces of bytes.
-pub(crate) mod pieces {
+/// For fields of several pieces of bytes.
+pub mod pieces {
     use super::{AtMost, Deserializer, Given, PhantomData, Serializer, Taken};
 
-    pub(crate) fn serialize<S: Serializer>(pieces: &[Vec<u8>], to: S) -> Result<S::Ok, S::Error> {
+    /// For `serialize_with`.
+    ///
+    /// # Errors
+    /// Those of the format.
+    pub fn serialize<S: Serializer>(pieces: &[Vec<u8>], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(pieces.iter().map(|piece| Given(piece)))
     }
 
-    /// At most `MOST` of at most `BYTES`.
-    pub(crate) fn at_most<'de, D, const MOST: usize, const BYTES: usize>(
+    /// For `deserialize_with`: at most `MOST` of at most `BYTES`.
+    ///
+    /// # Errors
+    /// Those of the format, and if there are more.
+    pub fn at_most<'de, D, const MOST: usize, const BYTES: usize>(
         from: D,
     ) -> Result<Vec<Vec<u8>>, D::Error>
     where
@@ -131,27 +146,61 @@ pub(crate) mod pieces {
     }
 }
 
-/// For `with`: bytes, or why there are none.
-pub(crate) mod result_bytes {
+/// For fields of bytes, or why there are none.
+pub mod result_bytes {
     use super::{Deserialize, Deserializer, Given, Serialize, Serializer, Taken};
 
-    pub(crate) fn serialize<S: Serializer, E: Serialize>(
+    /// For `serialize_with`.
+    ///
+    /// # Errors
+    /// Those of the format.
+    pub fn serialize<S: Serializer, E: Serialize>(
         result: &Result<Vec<u8>, E>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
         result.as_ref().map(|bytes| Given(bytes)).serialize(to)
     }
 
-    /// At most `MOST`.
-    pub(crate) fn at_most<'de, D, E, const MOST: usize>(
-        from: D,
-    ) -> Result<Result<Vec<u8>, E>, D::Error>
+    /// For `deserialize_with`: at most `MOST`.
+    ///
+    /// # Errors
+    /// Those of the format, and if there are more.
+    pub fn at_most<'de, D, E, const MOST: usize>(from: D) -> Result<Result<Vec<u8>, E>, D::Error>
     where
         D: Deserializer<'de>,
         E: Deserialize<'de>,
     {
         let result = Result::<Taken<MOST>, E>::deserialize(from)?;
         Ok(result.map(|taken| taken.0))
+    }
+}
+
+/// For fields that map something to bytes.
+pub mod map_to_bytes {
+    use super::{BTreeMap, Deserialize, Deserializer, Given, Serialize, Serializer, Taken};
+
+    /// For `serialize_with`.
+    ///
+    /// # Errors
+    /// Those of the format.
+    pub fn serialize<S: Serializer, K: Serialize>(
+        map: &BTreeMap<K, Vec<u8>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_map(map.iter().map(|(key, bytes)| (key, Given(bytes))))
+    }
+
+    /// For `deserialize_with`: at most `MOST` bytes each.
+    ///
+    /// # Errors
+    /// Those of the format, and if there are more.
+    pub fn at_most<'de, D, K, const MOST: usize>(from: D) -> Result<BTreeMap<K, Vec<u8>>, D::Error>
+    where
+        D: Deserializer<'de>,
+        K: Deserialize<'de> + Ord,
+    {
+        let map = BTreeMap::<K, Taken<MOST>>::deserialize(from)?;
+        Ok(map.into_iter().map(|(key, taken)| (key, taken.0)).collect())
     }
 }
 
@@ -165,6 +214,7 @@ mod tests {
         pieces: Vec<Vec<u8>>,
         good: Result<Vec<u8>, String>,
         bad: Result<Vec<u8>, String>,
+        map: BTreeMap<u8, Vec<u8>>,
     }
 
     #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -181,6 +231,9 @@ mod tests {
         #[serde(serialize_with = "result_bytes::serialize")]
         #[serde(deserialize_with = "result_bytes::at_most::<_, _, 300>")]
         bad: Result<Vec<u8>, String>,
+        #[serde(serialize_with = "map_to_bytes::serialize")]
+        #[serde(deserialize_with = "map_to_bytes::at_most::<_, _, 300>")]
+        map: BTreeMap<u8, Vec<u8>>,
     }
 
     fn both(bytes: usize, pieces: usize) -> (OneByOne, Whole) {
@@ -191,12 +244,14 @@ mod tests {
             pieces: pieces.clone(),
             good: Ok(some.clone()),
             bad: Err("no".into()),
+            map: BTreeMap::from([(1, some.clone()), (2, Vec::new())]),
         };
         let one_by_one = OneByOne {
             bytes: some.clone(),
             pieces,
-            good: Ok(some),
+            good: Ok(some.clone()),
             bad: Err("no".into()),
+            map: BTreeMap::from([(1, some), (2, Vec::new())]),
         };
         (one_by_one, whole)
     }
