@@ -190,6 +190,30 @@ async fn all_killed_at_once() {
     assert_eq!(view.labels, [("note".to_owned(), "kept".to_owned())]);
 }
 
+// Claim: after all were killed, a group of which most got other addresses works without anybody's help:
+// nothing else could teach it the new ones. Once it is told them, all follow.
+// Method: SIGKILL all three; two come back on other ports; submit; add both anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn most_members_move() {
+    let mut group = Group::start(3).await;
+    group.0.iter_mut().for_each(Cluster::kill);
+    for moved in &mut group.0[1..] {
+        std::fs::remove_file(moved.dir().join("address")).unwrap();
+        moved.forget_address();
+    }
+    group.0.iter_mut().for_each(Cluster::start_process);
+    group.submit(1).await;
+    for number in 2..=3 {
+        group.add(number).await;
+    }
+    group
+        .until("all follow", |view| {
+            let follows = |m: &MemberView| m.matched.is_some() && m.problem.is_none();
+            view.members.iter().all(follows)
+        })
+        .await;
+}
+
 // Claim: leadership is handed over on demand and before a leader stops; a member that is removed
 // stops by itself with a status that says so, and the others go on.
 // Method: transfer; SIGTERM to the leader; remove a member.

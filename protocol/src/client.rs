@@ -1,10 +1,11 @@
 //! Messages between a client (the command line) and the coordinator: one request or several on a
 //! stream, each answered before the next is read; only the last may have several replies.
 
-use crate::bounded::at_most;
+use crate::bounded::{at_most, bytes};
 use crate::event::{Event, GenerationSummary};
 use crate::limits::{
-    ARTIFACTS, LABELS, LISTED_JOBS, LISTED_MEMBERS, LISTED_WORKERS, PAGE_ITEMS, SENTENCES, STAGES,
+    ADDRESS_BYTES, ARTIFACTS, CLIENT_REPLY_BYTES, LABELS, LISTED_JOBS, LISTED_MEMBERS,
+    LISTED_WORKERS, PAGE_ITEMS, SENTENCES, STAGES,
 };
 use crate::peer::PeerHealth;
 use crate::work::TrainingProgress;
@@ -133,7 +134,11 @@ pub enum ClientReply {
     /// A blob follows.
     BlobStart { bytes: u64 },
     /// The next piece of at most [`crate::limits::BLOB_CHUNK_BYTES`].
-    BlobChunk(Vec<u8>),
+    BlobChunk(
+        #[serde(serialize_with = "bytes::serialize")]
+        #[serde(deserialize_with = "bytes::at_most::<_, CLIENT_REPLY_BYTES>")]
+        Vec<u8>,
+    ),
     /// The coordinator itself.
     Status(CoordinatorView),
     /// Refused.
@@ -343,4 +348,37 @@ pub struct CoordinatorView {
     pub read_only: Option<String>,
     /// Where it serves metrics.
     pub metrics: Option<String>,
+}
+
+/// Whether this is an address as `HOST:PORT`, or `[IPV6]:PORT`.
+pub fn is_address(text: &str) -> bool {
+    text.len() <= ADDRESS_BYTES
+        && text.rsplit_once(':').is_some_and(|(host, port)| {
+            let is_ipv6 = host.starts_with('[') && host.ends_with(']');
+            let is_host = !host.is_empty() && (is_ipv6 || !host.contains(':'));
+            let has_space = host.chars().any(|c| c.is_whitespace() || c.is_control());
+            is_host && !has_space && port.parse::<u16>().is_ok_and(|port| port > 0)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Claim: what names a host and a port is an address, and nothing else.
+    /// Method: some of both.
+    #[test]
+    fn addresses() {
+        let longest = "h".repeat(ADDRESS_BYTES - 6);
+        for good in ["a:1", "10.0.0.1:7400", "host-d.example:65535", "[::1]:7400"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in [
+            "", "a", ":1", "a:", "a:0", "a:65536", "::1", "::1:7400", "a b:1", "a:1 ",
+        ] {
+            assert!(!is_address(bad), "{bad}");
+        }
+        assert!(is_address(&format!("{longest}:65535")));
+        assert!(!is_address(&format!("{longest}h:65535")));
+    }
 }

@@ -6,7 +6,7 @@
 //! before anything is allocated; [`limits`] holds every bound. The QUIC transport with mutual TLS
 //! is in `transport`, behind the feature of that name.
 
-mod bounded;
+pub mod bounded;
 pub mod client;
 pub mod codec;
 pub mod digest;

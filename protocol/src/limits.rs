@@ -20,6 +20,8 @@ pub const PEER_REPLY_BYTES: usize = 64 << 10;
 pub const SNAPSHOT_BYTES: u64 = 2 << 30;
 /// Coordinators of one group.
 pub const MEMBERS: usize = 9;
+/// Where a process listens, as `HOST:PORT`: a name of DNS has at most 253 bytes.
+pub const ADDRESS_BYTES: usize = 259;
 /// Labels of one job.
 pub const LABELS: usize = 32;
 /// A label's name.

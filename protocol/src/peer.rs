@@ -6,7 +6,8 @@
 //! snapshot takes a stream of its own, so that it delays nothing.
 
 use crate::Digest;
-use crate::bounded::at_most;
+use crate::bounded::{bytes, pieces};
+use crate::limits::{BLOB_CHUNK_BYTES, PEER_MESSAGE_BYTES};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of one encoded message of Raft, its entries included.
@@ -62,20 +63,30 @@ pub enum PeerMessage {
     /// First message of a connection to a process that shall become the member `hello.to`.
     Join(PeerHello),
     /// Messages of Raft, encoded by protobuf, at most [`RAFT_MESSAGES`].
-    Raft(#[serde(deserialize_with = "at_most::<_, _, RAFT_MESSAGES>")] Vec<Vec<u8>>),
+    Raft(
+        #[serde(serialize_with = "pieces::serialize")]
+        #[serde(deserialize_with = "pieces::at_most::<_, RAFT_MESSAGES, PEER_MESSAGE_BYTES>")]
+        Vec<Vec<u8>>,
+    ),
     /// How the sender is.
     Health(PeerHealth),
     /// First message of a snapshot's stream.
     SnapshotStart {
         /// Raft's message without the state.
+        #[serde(serialize_with = "bytes::serialize")]
+        #[serde(deserialize_with = "bytes::at_most::<_, PEER_MESSAGE_BYTES>")]
         message: Vec<u8>,
         /// Bytes of the state.
         bytes: u64,
         /// SHA-256 of the state.
         digest: Digest,
     },
-    /// The next piece of at most [`crate::limits::BLOB_CHUNK_BYTES`].
-    SnapshotChunk(Vec<u8>),
+    /// The next piece of at most [`BLOB_CHUNK_BYTES`].
+    SnapshotChunk(
+        #[serde(serialize_with = "bytes::serialize")]
+        #[serde(deserialize_with = "bytes::at_most::<_, BLOB_CHUNK_BYTES>")]
+        Vec<u8>,
+    ),
 }
 
 /// From the coordinator that accepted the connection.

@@ -1,7 +1,7 @@
 //! Work as it travels from the coordinator through an agent to an executor.
 
-use crate::bounded::at_most;
-use crate::limits::{GANG_RANKS, INPUTS};
+use crate::bounded::{at_most, bytes, result_bytes};
+use crate::limits::{EXECUTOR_FRAME_BYTES, GANG_RANKS, INPUTS};
 use crate::{
     Attempt, DemandId, Digest, ItemIndex, JobId, Rank, RosterNumber, SlotIndex, Step, Term,
     WorkerId,
@@ -52,6 +52,8 @@ pub struct Assignment {
     /// What to run.
     pub kernel: Kernel,
     /// The kernel's arguments, encoded by `evoring-jobs`.
+    #[serde(serialize_with = "bytes::serialize")]
+    #[serde(deserialize_with = "bytes::at_most::<_, EXECUTOR_FRAME_BYTES>")]
     pub payload: Vec<u8>,
     /// Blobs that the kernel reads, at most [`INPUTS`].
     #[serde(deserialize_with = "at_most::<_, _, INPUTS>")]
@@ -97,7 +99,10 @@ pub struct Lease {
 pub struct ItemOutcome {
     /// Position in the map.
     pub index: ItemIndex,
-    /// Result of at most [`crate::limits::RESULT_BYTES`], or why there is none.
+    /// Result of at most [`crate::limits::RESULT_BYTES`], or why there is none. A longer one fails its
+    /// item, not the whole message.
+    #[serde(serialize_with = "result_bytes::serialize")]
+    #[serde(deserialize_with = "result_bytes::at_most::<_, _, EXECUTOR_FRAME_BYTES>")]
     pub result: Result<Vec<u8>, WorkError>,
 }
 

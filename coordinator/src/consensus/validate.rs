@@ -17,6 +17,16 @@ const MOST_INDEX: u64 = 1 << 62;
 /// Why a message was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
+    /// What is wrong with a coordinator's message of this kind.
+    #[error("a {kind:?} of coordinator {from}: {problem}")]
+    Message {
+        /// Who sent it, as its connection says.
+        from: u64,
+        /// Its kind.
+        kind: MessageType,
+        /// What is wrong.
+        problem: Box<Rejection>,
+    },
     /// It claims another sender than its certificate.
     #[error("sent by {from}, but says that it is from {claimed}")]
     Sender {
@@ -69,6 +79,16 @@ pub enum Rejection {
     },
 }
 
+impl Rejection {
+    /// Who sent the message, as its connection says; unknown for [`Rejection::LogTooShort`].
+    pub fn sender(&self) -> Option<u64> {
+        match self {
+            Self::Message { from, .. } => Some(*from),
+            _ => None,
+        }
+    }
+}
+
 /// What a message is held against.
 pub(super) struct Own<'a> {
     pub id: u64,
@@ -85,6 +105,18 @@ pub(super) struct Own<'a> {
 impl Own<'_> {
     /// Checks a message that came over the connection of `from`.
     pub(super) fn check(&self, from: u64, message: &Message) -> Result<(), Rejection> {
+        self.verdict(from, message)
+            .map_err(|problem| match problem {
+                Rejection::LogTooShort { .. } => problem,
+                _ => Rejection::Message {
+                    from,
+                    kind: message.msg_type(),
+                    problem: Box::new(problem),
+                },
+            })
+    }
+
+    fn verdict(&self, from: u64, message: &Message) -> Result<(), Rejection> {
         if message.from != from || from == 0 || from == self.id {
             let claimed = message.from;
             return Err(Rejection::Sender { from, claimed });
@@ -306,6 +338,37 @@ mod tests {
             append.log_term = 1;
             append.entries = vec![entry(2, 4)];
             assert_eq!(own(false).check(2, &append).is_ok(), is_taken, "{term}");
+        }
+    }
+
+    /// Claim: whoever reads of a message that is not taken learns whose it is, and of what kind.
+    /// Method: a message of an impossible term, and one that says to be of somebody else.
+    #[test]
+    fn rejections_name_the_sender() {
+        let log = LogView::new(Stored::default());
+        let own = Own {
+            id: 1,
+            leads: false,
+            campaigns: false,
+            term: 5,
+            committed: 1,
+            last: 1,
+            persisted: 1,
+            log: &log,
+        };
+        for (claimed, expected) in [
+            (2, "a MsgHeartbeat of coordinator 2: term 0, while"),
+            (3, "a MsgHeartbeat of coordinator 2: sent by 2, but says"),
+        ] {
+            let mut message = Message {
+                from: claimed,
+                to: 1,
+                ..Message::default()
+            };
+            message.set_msg_type(MessageType::MsgHeartbeat);
+            let rejection = own.check(2, &message).unwrap_err();
+            assert_eq!(rejection.sender(), Some(2));
+            assert!(rejection.to_string().starts_with(expected), "{rejection}");
         }
     }
 }

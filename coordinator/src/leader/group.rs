@@ -33,6 +33,25 @@ pub struct GroupReport {
     pub progress: BTreeMap<u64, PeerProgress>,
 }
 
+impl GroupReport {
+    /// Nodes of the membership in force; empty before the first report.
+    pub fn nodes(&self) -> BTreeSet<u64> {
+        Self::nodes_of(&self.membership)
+    }
+
+    /// Nodes of a membership: those that vote, did so before the change that is under way, learn, or
+    /// will.
+    pub fn nodes_of(membership: &ConfState) -> BTreeSet<u64> {
+        let lists = [
+            &membership.voters,
+            &membership.voters_outgoing,
+            &membership.learners,
+            &membership.learners_next,
+        ];
+        lists.into_iter().flatten().copied().collect()
+    }
+}
+
 /// Soft knowledge about the group.
 #[derive(Debug, Default)]
 pub(super) struct Group {
@@ -40,8 +59,9 @@ pub(super) struct Group {
     leader: Option<u64>,
     health: BTreeMap<u64, (u64, PeerHealth)>,
     problems: BTreeMap<u64, String>,
-    /// Members whose joining is proposed in this term.
-    joining: BTreeMap<u64, u64>,
+    /// Members whose processes have taken their ids, which is not known to be replicated yet, and the
+    /// term in which that was proposed last.
+    joining: BTreeMap<u64, Option<u64>>,
     /// When this node gives way next, at the earliest.
     gives_way_ms: u64,
     /// Term in which a version was proposed last, and which.
@@ -103,14 +123,7 @@ impl Leader {
 
     /// Nodes of the membership in force, as of the last report; empty before the first.
     pub fn nodes(&self) -> BTreeSet<u64> {
-        let membership = &self.group.report.membership;
-        let lists = [
-            &membership.voters,
-            &membership.voters_outgoing,
-            &membership.learners,
-            &membership.learners_next,
-        ];
-        lists.into_iter().flatten().copied().collect()
+        self.group.report.nodes()
     }
 
     /// Whether another coordinator is known to lead.
@@ -149,20 +162,36 @@ impl Leader {
         });
     }
 
-    /// A member's process has taken its id; it may vote once that is replicated.
+    /// A member's process has taken its id, for good; it may vote once that is replicated. Its
+    /// connection says so once, so it is remembered until then.
     pub(super) fn joined(&mut self, id: u64, now: Now) {
-        let Some(term) = self.leads.filter(|_| self.scheduler.is_some()) else {
-            return;
-        };
-        let waits = self.state.members().get(&id).is_some_and(|m| !m.has_joined);
-        if waits && self.group.joining.insert(id, term) != Some(term) {
-            self.proposals
-                .add(Command::MemberJoined { id }, Waiter::Nobody, now);
+        if self.state.members().contains_key(&id) {
+            self.group.joining.entry(id).or_default();
+            self.record_joined(now);
         }
     }
 
-    /// A leader that listens elsewhere than the group knows says so.
+    /// Proposes what is known of joined members, once in each term: a proposal of an earlier one may be
+    /// lost.
+    fn record_joined(&mut self, now: Now) {
+        let members = self.state.members();
+        let waits = |id: &u64| members.get(id).is_some_and(|member| !member.has_joined);
+        self.group.joining.retain(|id, _| waits(id));
+        let Some(term) = self.leads.filter(|_| self.scheduler.is_some()) else {
+            return;
+        };
+        for (&id, proposed) in &mut self.group.joining {
+            if proposed.replace(term) != Some(term) {
+                self.proposals
+                    .add(Command::MemberJoined { id }, Waiter::Nobody, now);
+            }
+        }
+    }
+
+    /// A leader that takes office and listens elsewhere than the group knows says so; and what it heard
+    /// of joined members before.
     pub(super) fn record_own_address(&mut self, now: Now) {
+        self.record_joined(now);
         let Some(member) = self.state.members().get(&self.config.id) else {
             return;
         };
@@ -210,8 +239,7 @@ impl Leader {
         for (&id, member) in self.state.members() {
             members.insert(id, self.member_view(id, &member.name, &member.address, now));
         }
-        let conf = &report.membership;
-        for &id in conf.voters.iter().chain(&conf.learners) {
+        for id in report.nodes() {
             members
                 .entry(id)
                 .or_insert_with(|| self.member_view(id, "", "", now));
@@ -302,10 +330,7 @@ mod tests {
         }
     }
 
-    /// Claim: a leader that lost its office with the proposal of a new version proposes it again in
-    /// its next term. Method: the same node leads twice; the first proposal is never committed.
-    #[test]
-    fn a_lost_version_is_proposed_again() {
+    fn office() -> Office {
         let mut state = State::of_new_group(GroupId([1; 16]), "a".into(), "a:1".into());
         state.hold_version(OLDEST_RECORDS);
         state.hold_version(NEWEST_RECORDS);
@@ -321,21 +346,59 @@ mod tests {
             mono_ms: 0,
             wall_ms: 0,
         };
-        let mut office = Office {
+        Office {
             leader: Leader::new(config, state, Secrets::new([1; 32])),
             index: 1,
             now,
-        };
-        let key = Command::SetLeaseKey { key: [2; 32] };
+        }
+    }
+
+    const KEY: Command = Command::SetLeaseKey { key: [2; 32] };
+
+    /// Claim: a leader that lost its office with the proposal of a new version proposes it again in
+    /// its next term. Method: the same node leads twice; the first proposal is never committed.
+    #[test]
+    fn a_lost_version_is_proposed_again() {
+        let mut office = office();
         let raise = Command::RaiseVersion {
             version: NEWEST_RECORDS,
         };
         for term in 1..=2 {
             office.feed(Event::Elected { term });
-            office.commit(term, vec![key.clone()]);
+            office.commit(term, vec![KEY]);
             assert_eq!(office.tick(), std::slice::from_ref(&raise), "term {term}");
             assert_eq!(office.tick(), []);
             office.feed(Event::SteppedDown);
         }
+    }
+
+    /// Claim: that a process has taken its id is proposed in each term until it is replicated, although
+    /// its connection says it once; then no more, and not for whoever is no member.
+    /// Method: the same node leads twice, and the first proposal is never committed; it hears of a
+    /// member, of a stranger, and of the member again.
+    #[test]
+    fn a_lost_joining_is_proposed_again() {
+        let mut office = office();
+        let add = Command::AddMember {
+            name: "b".into(),
+            address: "b:1".into(),
+        };
+        office.feed(Event::Elected { term: 1 });
+        office.commit(1, vec![KEY, add]);
+        let joined = Command::MemberJoined { id: 2 };
+        let first = office.feed(Event::Joined { id: 2 });
+        assert_eq!(first, std::slice::from_ref(&joined));
+        assert_eq!(office.feed(Event::Joined { id: 2 }), []);
+        assert_eq!(office.feed(Event::Joined { id: 3 }), []);
+        office.feed(Event::SteppedDown);
+        assert_eq!(office.feed(Event::Joined { id: 2 }), []);
+        office.feed(Event::Elected { term: 2 });
+        let again = office.commit(2, vec![KEY]);
+        assert_eq!(again, std::slice::from_ref(&joined));
+        office.commit(2, vec![joined]);
+        office.feed(Event::SteppedDown);
+        office.feed(Event::Elected { term: 3 });
+        assert_eq!(office.commit(3, vec![KEY]), []);
+        assert_eq!(office.feed(Event::Joined { id: 2 }), []);
     }
 }

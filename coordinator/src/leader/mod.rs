@@ -155,6 +155,28 @@ impl Leader {
     /// # Errors
     /// [`ApplyError`] if the log holds what this build cannot apply.
     pub fn handle(&mut self, event: Event, now: Now) -> Result<Vec<Action>, ApplyError> {
+        self.handle_all([event], now)
+    }
+
+    /// Takes events that came together, in their order. What clients and workers want written shares
+    /// entries, as if it had come at the same moment.
+    ///
+    /// # Errors
+    /// Those of [`handle`](Self::handle).
+    pub fn handle_all(
+        &mut self,
+        events: impl IntoIterator<Item = Event>,
+        now: Now,
+    ) -> Result<Vec<Action>, ApplyError> {
+        for event in events {
+            self.take(event, now)?;
+            self.take_office(now);
+        }
+        self.flush(now);
+        Ok(std::mem::take(&mut self.out))
+    }
+
+    fn take(&mut self, event: Event, now: Now) -> Result<(), ApplyError> {
         match event {
             Event::Committed(entries) => self.committed(entries, now)?,
             Event::Installed { index, term, data } => {
@@ -216,9 +238,7 @@ impl Leader {
                 self.schedule(scheduler::Event::Tick, now);
             }
         }
-        self.take_office(now);
-        self.flush(now);
-        Ok(std::mem::take(&mut self.out))
+        Ok(())
     }
 
     fn committed(&mut self, entries: Vec<Committed>, now: Now) -> Result<(), ApplyError> {

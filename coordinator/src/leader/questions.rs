@@ -67,14 +67,11 @@ impl Leader {
     /// [`ErrorCode::NotReady`] before this node is in office, [`ErrorCode::NotFound`] for an
     /// unknown job.
     pub fn answer(&self, question: Question, now: Now) -> Result<Answer, RemoteError> {
-        match question {
-            Question::Status => return Ok(Answer::Status(self.status())),
-            Question::Cluster => return Ok(Answer::Cluster(Box::new(self.cluster(now)))),
-            _ => {}
-        }
-        let Some(scheduler) = self.scheduler() else {
-            let message = "the coordinator is taking office; ask again".to_owned();
-            return Err(RemoteError::new(ErrorCode::NotReady, message));
+        let scheduler = || {
+            self.scheduler().ok_or_else(|| {
+                let message = "the coordinator is taking office; ask again".to_owned();
+                RemoteError::new(ErrorCode::NotReady, message)
+            })
         };
         let unknown = |job: JobId| {
             RemoteError::new(
@@ -83,7 +80,10 @@ impl Leader {
             )
         };
         Ok(match question {
+            Question::Status => Answer::Status(self.status()),
+            Question::Cluster => Answer::Cluster(Box::new(self.cluster(now))),
             Question::Jobs => {
+                let scheduler = scheduler()?;
                 let ids: Vec<JobId> = self
                     .state()
                     .jobs()
@@ -101,20 +101,24 @@ impl Leader {
                 };
                 Answer::Jobs(ids.iter().rev().filter_map(view).collect())
             }
-            Question::Job(id) => Answer::Job(Box::new(
-                scheduler.job(id, self.state()).ok_or_else(|| unknown(id))?,
-            )),
+            Question::Job(id) => {
+                let view = scheduler()?.job(id, self.state());
+                Answer::Job(Box::new(view.ok_or_else(|| unknown(id))?))
+            }
             Question::Explain(id) => {
+                let scheduler = scheduler()?;
                 if !self.state().jobs().contains_key(&id) {
                     return Err(unknown(id));
                 }
                 Answer::Explanation(scheduler.explain(id, self.state(), now))
             }
-            Question::Workers => Answer::Workers(scheduler.worker_views()),
-            Question::Status => Answer::Status(self.status()),
-            Question::Cluster => Answer::Cluster(Box::new(self.cluster(now))),
-            Question::Leadership => Answer::Leads,
+            Question::Workers => Answer::Workers(scheduler()?.worker_views()),
+            Question::Leadership => {
+                scheduler()?;
+                Answer::Leads
+            }
             Question::PendingBlob(digest) => {
+                scheduler()?;
                 Answer::PendingBlob(self.state().blobs().get(&digest).cloned())
             }
         })

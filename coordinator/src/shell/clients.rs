@@ -9,11 +9,13 @@ use super::pages;
 use super::workers::is_kind;
 use crate::leader::{Answer, Denial, Question};
 use crate::state::{Command, Outcome, Submission};
-use evoring_protocol::client::{ClientReply, ClientRequest, EventsPlace, LeaderHint, WorkerView};
+use evoring_protocol::client::{
+    ClientReply, ClientRequest, EventsPlace, LeaderHint, WorkerView, is_address,
+};
 use evoring_protocol::codec::{CodecError, FrameKind};
 use evoring_protocol::transport::{Connection, Receiver, Role, Sender, TransportError};
 use evoring_protocol::worker::WorkerCommand;
-use evoring_protocol::{Digest, ErrorCode, JobId, RemoteError, SubmissionKey, limits};
+use evoring_protocol::{Digest, ErrorCode, JobId, RemoteError, SubmissionKey, WorkerId, limits};
 use futures::StreamExt as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +26,11 @@ use tokio::sync::watch;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A write that is not durable after this is answered as unknown.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A client that takes nothing of its answer for this long is left: it holds one of the places that a
+/// gate has.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// One that follows something may wait for a person who reads.
+const FOLLOWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// A followed job is looked at this often.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 /// Names of job files are cut to this.
@@ -115,7 +122,37 @@ enum Stop {
     /// The client is sent to another coordinator.
     Elsewhere(Option<LeaderHint>),
     /// The client cannot be told.
-    Lost(TransportError),
+    Lost(Lost),
+}
+
+/// Why a client cannot be told anything.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error("the client took nothing for {0:?}")]
+    Slow(Duration),
+}
+
+impl From<Lost> for Stop {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Transport(error) => error.into(),
+            Lost::Slow(_) => Self::Lost(lost),
+        }
+    }
+}
+
+/// Sends unless the client takes nothing for so long; the stream is of no use then.
+async fn send_within<M: evoring_protocol::codec::Message>(
+    sender: &mut Sender,
+    message: &M,
+    limit: Duration,
+) -> Result<(), Lost> {
+    match tokio::time::timeout(limit, sender.send(message)).await {
+        Ok(sent) => Ok(sent?),
+        Err(_) => Err(Lost::Slow(limit)),
+    }
 }
 
 impl From<RemoteError> for Stop {
@@ -139,7 +176,7 @@ impl From<TransportError> for Stop {
             TransportError::Codec { source, .. } => too_long(source),
             _ => None,
         }
-        .map_or(Self::Lost(error), Self::Refused)
+        .map_or(Self::Lost(error.into()), Self::Refused)
     }
 }
 
@@ -157,7 +194,7 @@ fn too_long(error: &CodecError) -> Option<RemoteError> {
 impl Request {
     /// Answers the stream's requests one after the other: the first must come soon, each has one reply
     /// but the last, which may have many.
-    async fn serve(&mut self, mut receiver: Receiver) -> Result<(), TransportError> {
+    async fn serve(&mut self, mut receiver: Receiver) -> Result<(), Lost> {
         let first = receiver.receive::<ClientRequest>();
         let Ok(mut received) = tokio::time::timeout(REQUEST_TIMEOUT, first).await else {
             return Ok(());
@@ -175,10 +212,20 @@ impl Request {
         }
     }
 
+    /// Sends an answer, or a part of one.
+    async fn send<M: evoring_protocol::codec::Message>(&mut self, reply: &M) -> Result<(), Lost> {
+        send_within(&mut self.sender, reply, ANSWER_TIMEOUT).await
+    }
+
+    /// Sends the next part of what the client follows.
+    async fn send_follower(&mut self, reply: &ClientReply) -> Result<(), Lost> {
+        send_within(&mut self.sender, reply, FOLLOWER_TIMEOUT).await
+    }
+
     async fn serve_one(
         &mut self,
         received: Result<Option<ClientRequest>, TransportError>,
-    ) -> Result<(), TransportError> {
+    ) -> Result<(), Lost> {
         let outcome = match received {
             Ok(Some(request)) => self.answer(request).await,
             Ok(None) => return Ok(()),
@@ -189,16 +236,14 @@ impl Request {
                 );
                 let refusal =
                     WorkerCommand::Refuse(RemoteError::new(ErrorCode::Forbidden, message));
-                return self.sender.send(&refusal).await;
+                return self.send(&refusal).await;
             }
             Err(error) => Err(RemoteError::new(ErrorCode::Invalid, error.to_string()).into()),
         };
         match outcome {
             Ok(()) => Ok(()),
-            Err(Stop::Refused(error)) => self.sender.send(&ClientReply::Error(error)).await,
-            Err(Stop::Elsewhere(leader)) => {
-                self.sender.send(&ClientReply::NotLeader { leader }).await
-            }
+            Err(Stop::Refused(error)) => self.send(&ClientReply::Error(error)).await,
+            Err(Stop::Elsewhere(leader)) => self.send(&ClientReply::NotLeader { leader }).await,
             Err(Stop::Lost(error)) => Err(error),
         }
     }
@@ -218,6 +263,7 @@ impl Request {
                 self.write(Command::Label { job, key, value }).await?
             }
             ClientRequest::AddMember { name, address } => {
+                check_member(&name, &address)?;
                 self.write(Command::AddMember { name, address }).await?
             }
             ClientRequest::RemoveMember { id } => self.write(Command::RemoveMember { id }).await?,
@@ -243,7 +289,7 @@ impl Request {
             ClientRequest::Follow { job } => return self.follow(job).await,
             ClientRequest::Blob { digest } => return self.blob(digest).await,
         };
-        Ok(self.sender.send(&reply).await?)
+        Ok(self.send(&reply).await?)
     }
 
     /// Checks the role in the client's certificate.
@@ -351,7 +397,7 @@ impl Request {
                 continue;
             };
             if last.as_ref() != Some(&view) {
-                self.sender.send(&ClientReply::Job(view.clone())).await?;
+                self.send_follower(&ClientReply::Job(view.clone())).await?;
             }
             if view.status.is_final() {
                 return Ok(());
@@ -387,7 +433,7 @@ impl Request {
                     coordinator: name.clone(),
                     events: page,
                 };
-                self.sender.send(&reply).await?;
+                self.send_follower(&reply).await?;
             }
             if !follow {
                 return Ok(());
@@ -419,7 +465,7 @@ impl Request {
                 if lines.is_empty() {
                     break;
                 }
-                self.sender.send(&ClientReply::LogLines(lines)).await?;
+                self.send_follower(&ClientReply::LogLines(lines)).await?;
             }
             if !follow || view.status.is_final() {
                 return Ok(());
@@ -436,15 +482,12 @@ impl Request {
             .ask(Question::PendingBlob(digest))
             .await?
         {
-            self.sender
-                .send(&ClientReply::BlobStart {
-                    bytes: bytes.len() as u64,
-                })
-                .await?;
+            self.send(&ClientReply::BlobStart {
+                bytes: bytes.len() as u64,
+            })
+            .await?;
             for chunk in bytes.chunks(limits::BLOB_CHUNK_BYTES) {
-                self.sender
-                    .send(&ClientReply::BlobChunk(chunk.to_vec()))
-                    .await?;
+                self.send(&ClientReply::BlobChunk(chunk.to_vec())).await?;
             }
             return Ok(());
         }
@@ -464,21 +507,38 @@ impl Request {
             )
             .into());
         };
-        self.sender
-            .send(&ClientReply::BlobStart {
-                bytes: download.bytes,
-            })
-            .await?;
+        self.send(&ClientReply::BlobStart {
+            bytes: download.bytes,
+        })
+        .await?;
         while let Some(piece) = download.pieces.next().await {
             let piece = piece.map_err(|error| internal(&error))?;
             for chunk in piece.chunks(limits::BLOB_CHUNK_BYTES) {
-                self.sender
-                    .send(&ClientReply::BlobChunk(chunk.to_vec()))
-                    .await?;
+                self.send(&ClientReply::BlobChunk(chunk.to_vec())).await?;
             }
         }
         Ok(())
     }
+}
+
+/// Checks what a client says of a member: an entry of the log is too late for that, since all members
+/// must agree on it, those of older builds too.
+fn check_member(name: &str, address: &str) -> Result<(), RemoteError> {
+    const SHOWN: usize = 80;
+    let invalid = |what: &str, got: &str, expected: &str| {
+        let got: String = got.chars().take(SHOWN).collect();
+        let message = format!("{what} {got:?}: expected {expected}");
+        Err(RemoteError::new(ErrorCode::Invalid, message))
+    };
+    // What a certificate can name; the same rule as for workers.
+    if WorkerId::new(name).is_err() {
+        let expected = "1 to 63 characters of a-z, 0-9 and '-', neither first nor last '-'";
+        return invalid("name", name, expected);
+    }
+    if !is_address(address) {
+        return invalid("address", address, "HOST:PORT or [IPV6]:PORT");
+    }
+    Ok(())
 }
 
 /// All workers, without the process ids of their executors where these are too many for one
@@ -495,7 +555,6 @@ fn fitting(mut workers: Vec<WorkerView>) -> Vec<WorkerView> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evoring_protocol::WorkerId;
     use evoring_protocol::codec::encode;
 
     fn workers(count: usize, slots: u32) -> Vec<WorkerView> {
@@ -526,6 +585,24 @@ mod tests {
         assert_eq!(fitting(workers(3, 8)), workers(3, 8));
     }
 
+    // Claim: a member that nobody could ever reach is refused, with the reason that applies.
+    // Method: names and addresses of both kinds.
+    #[test]
+    fn members_are_checked() {
+        assert_eq!(check_member("c2", "10.0.0.2:7400"), Ok(()));
+        let long = "a".repeat(5_000);
+        for (name, address, expected) in [
+            ("c2", "10.0.0.2", "address \"10.0.0.2\": expected HOST:PORT"),
+            ("C2", "10.0.0.2:7400", "name \"C2\": expected 1 to 63"),
+            (&long, "10.0.0.2:7400", "expected 1 to 63"),
+            ("c2", &format!("{long}:1"), "expected HOST:PORT"),
+        ] {
+            let error = check_member(name, address).unwrap_err();
+            assert!(error.message.contains(expected), "{error}");
+            assert!(error.message.len() < 300);
+        }
+    }
+
     // Claim: an answer that cannot be encoded is told to the client instead of ending the stream.
     // Method: the error of the real encoder.
     #[test]
@@ -534,5 +611,53 @@ mod tests {
         let source = encode(&reply).unwrap_err();
         let error = too_long(&source).unwrap();
         assert!(error.message.contains("too long"), "{error}");
+    }
+
+    // Claim: a client that reads nothing holds its place at a gate for a bounded time; one that reads
+    // gets all.
+    // Method: more than the windows of a connection take, to a real client that does not read, and to
+    // one that does.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn silent_clients_are_left() {
+        use evoring_protocol::ClusterId;
+        use evoring_protocol::transport::{Authority, Connector, Listener};
+        let now = std::time::SystemTime::now();
+        let authority = Authority::create(ClusterId(*b"made-up!"), now).unwrap();
+        let identity = authority.issue(Role::Coordinator, "c1", now).unwrap();
+        let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &identity).unwrap();
+        let client = authority.issue(Role::Viewer, "someone", now).unwrap();
+        let connector = Connector::new(&client).unwrap();
+        let address = listener.local_addr();
+        let connecting = connector.connect_within(FOLLOW_INTERVAL * 50, address, Role::Coordinator);
+        let (connected, accepted) = tokio::join!(connecting, listener.accept());
+        let (connection, accepted) = (connected.unwrap(), accepted.unwrap().unwrap());
+        let piece = ClientReply::BlobChunk(vec![1; limits::BLOB_CHUNK_BYTES]);
+        for reads in [true, false] {
+            let (mut asks, mut receiver) = connection.open().await.unwrap();
+            asks.send(&ClientRequest::Status).await.unwrap();
+            let (mut sender, _requests) = accepted.accept().await.unwrap();
+            let reading = tokio::spawn(async move {
+                while reads && matches!(receiver.receive::<ClientReply>().await, Ok(Some(_))) {}
+                receiver
+            });
+            let limit = if reads {
+                FOLLOW_INTERVAL * 50
+            } else {
+                FOLLOW_INTERVAL
+            };
+            let mut outcome = Ok(());
+            for _ in 0..16 {
+                outcome = send_within(&mut sender, &piece, limit).await;
+                if outcome.is_err() {
+                    break;
+                }
+            }
+            match outcome {
+                Ok(()) => assert!(reads),
+                Err(error) => assert!(!reads && matches!(error, Lost::Slow(_)), "{error}"),
+            }
+            drop(sender);
+            drop(reading.await);
+        }
     }
 }

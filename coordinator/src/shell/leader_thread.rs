@@ -13,11 +13,11 @@ use crate::state::{Command, Member, Outcome, Submission};
 use anyhow::Context as _;
 use evoring_protocol::peer::PeerHealth;
 use evoring_protocol::version::build_id;
-use evoring_protocol::worker::WorkerCommand;
+use evoring_protocol::worker::{WorkerCommand, WorkerReport};
 use evoring_protocol::{ErrorCode, RemoteError};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -63,19 +63,41 @@ pub(super) struct WorkerLink {
     pub close: tokio::sync::oneshot::Sender<String>,
 }
 
+/// What consensus and the log say that waits for the thread; consensus keeps what comes beyond that.
+const FIRST: usize = 1_024;
+
 /// Sends messages to the thread.
 #[derive(Debug, Clone)]
 pub(super) struct Inbox {
     sender: mpsc::Sender<Message>,
+    /// For consensus and the log. Free places of the other queue go to those who wait for one, so
+    /// that what the group decided would come after thousands of clients.
+    first: mpsc::Sender<Event>,
+    /// The other end, until the thread takes it.
+    first_events: Arc<Mutex<Option<mpsc::Receiver<Event>>>>,
     next_connection: Arc<AtomicU64>,
 }
 
 impl Inbox {
     pub(super) fn new(sender: mpsc::Sender<Message>) -> Self {
+        let (first, first_events) = mpsc::channel(FIRST);
         Self {
             sender,
+            first,
+            first_events: Arc::new(Mutex::new(Some(first_events))),
             next_connection: Arc::new(AtomicU64::new(1)),
         }
+    }
+
+    /// What comes before all messages: for the thread, once.
+    pub(super) fn first_events(&self) -> anyhow::Result<mpsc::Receiver<Event>> {
+        let mut events = self
+            .first_events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        events
+            .take()
+            .context("two threads want to be the leader thread")
     }
 
     /// A name for a new connection.
@@ -88,24 +110,21 @@ impl Inbox {
         self.sender.send(message).await.is_ok()
     }
 
-    /// Sends if there is room; gives the event back if there is none.
-    pub(super) fn try_event(&self, event: Event) -> anyhow::Result<Option<Box<Event>>> {
-        match self.sender.try_reserve() {
-            Ok(place) => {
-                place.send(Message::Event(event));
-                Ok(None)
-            }
-            Err(mpsc::error::TrySendError::Full(())) => Ok(Some(Box::new(event))),
-            Err(mpsc::error::TrySendError::Closed(())) => {
+    /// Sends before all messages, if there is room; gives the event back if there is none.
+    pub(super) fn try_first(&self, event: Event) -> anyhow::Result<Option<Box<Event>>> {
+        match self.first.try_send(event) {
+            Ok(()) => Ok(None),
+            Err(mpsc::error::TrySendError::Full(event)) => Ok(Some(Box::new(event))),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
                 anyhow::bail!("the leader thread has ended")
             }
         }
     }
 
-    /// Waits for room, on a thread of its own.
-    pub(super) fn send_blocking(&self, message: Message) -> Result<(), mpsc::error::SendError<()>> {
-        self.sender
-            .blocking_send(message)
+    /// Sends before all messages; waits for room, on a thread of its own.
+    pub(super) fn send_first(&self, event: Event) -> Result<(), mpsc::error::SendError<()>> {
+        self.first
+            .blocking_send(event)
             .map_err(|_| mpsc::error::SendError(()))
     }
 
@@ -177,7 +196,7 @@ impl Standing {
 
     /// Whether the member of this id was removed, and has left the membership in force: its vote may
     /// be needed until then.
-    pub(super) fn was_removed(&self, id: u64) -> bool {
+    pub(super) fn has_left(&self, id: u64) -> bool {
         let is_known = !self.nodes.is_empty() && id < self.next_member;
         is_known && !self.members.contains_key(&id) && !self.nodes.contains(&id)
     }
@@ -219,14 +238,24 @@ impl LeaderThread {
             .name("evoring-leader".to_owned())
             .spawn(move || {
                 // A panic in a core ends the process: half-made decisions must not go on.
-                guarded("leader", &failed, || Worker::new(self).run());
+                guarded("leader", &failed, || Worker::new(self)?.run());
             });
         Ok(RunningLeader(thread.context("starting the leader thread")?))
     }
 }
 
+/// What is taken together before anything follows from it: so many messages of `MESSAGE_COST` …
+const COST_AT_ONCE: usize = 4_096;
+/// … fewer if they hold much, each outcome or [`COMMAND_BYTES`] of entries costing 1: the next tick
+/// waits for all of them.
+const MESSAGE_COST: usize = 8;
+/// About as many bytes as the outcome of an item has in an entry.
+const COMMAND_BYTES: usize = 64;
+
 struct Worker {
     parts: LeaderThread,
+    /// What consensus and the log say.
+    first: mpsc::Receiver<Event>,
     started: Instant,
     links: BTreeMap<ConnectionId, WorkerLink>,
     tickets: BTreeMap<Ticket, Reply<Result<Outcome, Denial>>>,
@@ -236,14 +265,53 @@ struct Worker {
     next_health_ms: u64,
 }
 
+/// What came.
+enum Received {
+    First(Event),
+    Message(Message),
+}
+
+/// What is taken together.
+#[derive(Default)]
+struct Round {
+    events: Vec<Event>,
+    cost: usize,
+    /// Somebody else shall lead, once the events are taken.
+    hands_over: bool,
+    /// The process ends, once the events are taken.
+    ends: bool,
+}
+
+impl Round {
+    fn add(&mut self, event: Event) {
+        let held = match &event {
+            Event::Committed(entries) => {
+                entries.iter().map(|entry| entry.data.len()).sum::<usize>() / COMMAND_BYTES
+            }
+            Event::Report {
+                report: WorkerReport::Results { outcomes, .. },
+                ..
+            } => outcomes.len(),
+            _ => 0,
+        };
+        self.cost += MESSAGE_COST + held;
+        self.events.push(event);
+    }
+
+    fn is_full(&self) -> bool {
+        self.cost >= COST_AT_ONCE || self.hands_over || self.ends
+    }
+}
+
 /// The others are told this often how this process is.
 const HEALTH_MS: u64 = 500;
 /// Requests whose clients went away are looked for when there are this many more.
 const SWEEP: u64 = 256;
 
 impl Worker {
-    fn new(parts: LeaderThread) -> Self {
-        Self {
+    fn new(parts: LeaderThread) -> anyhow::Result<Self> {
+        Ok(Self {
+            first: parts.inbox.first_events()?,
             parts,
             started: Instant::now(),
             links: BTreeMap::new(),
@@ -251,7 +319,7 @@ impl Worker {
             questions: BTreeMap::new(),
             last_ticket: 0,
             next_health_ms: 0,
-        }
+        })
     }
 
     fn now(&self) -> Now {
@@ -268,34 +336,64 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()?;
-        loop {
-            if self.parts.leader.is_tick_due(self.now()) {
-                // However many messages wait.
-                self.feed(Event::Tick)?;
+        while self.turn(&runtime)? {}
+        Ok(())
+    }
+
+    /// Waits for something to do, and does all that waits by then; false if the process ends.
+    fn turn(&mut self, runtime: &tokio::runtime::Runtime) -> anyhow::Result<bool> {
+        if self.parts.leader.is_tick_due(self.now()) {
+            // However many messages wait.
+            self.feed(vec![Event::Tick])?;
+        }
+        let deadline_ms = self.parts.leader.deadline_ms();
+        let wait = Duration::from_millis(deadline_ms.saturating_sub(self.now().mono_ms));
+        let mut round = Round::default();
+        let (first, messages) = (&mut self.first, &mut self.parts.messages);
+        let received = async {
+            tokio::select! {
+                biased;
+                Some(event) = first.recv() => Received::First(event),
+                message = messages.recv() => Received::Message(message.unwrap_or(Message::Stop)),
             }
-            let deadline_ms = self.parts.leader.deadline_ms();
-            let wait = Duration::from_millis(deadline_ms.saturating_sub(self.now().mono_ms));
-            let messages = &mut self.parts.messages;
-            match runtime.block_on(async { timeout(wait, messages.recv()).await }) {
-                Ok(None | Some(Message::Stop)) => return Ok(()),
-                Ok(Some(message)) => self.take(message)?,
-                Err(_) => self.feed(Event::Tick)?,
+        };
+        match runtime.block_on(async { timeout(wait, received).await }) {
+            Ok(Received::First(event)) => round.add(event),
+            Ok(Received::Message(message)) => self.take(message, &mut round),
+            Err(_) => round.add(Event::Tick),
+        }
+        self.take_waiting(&mut round);
+        self.feed(round.events)?;
+        if round.hands_over {
+            self.tell_raft(consensus::Event::HandOver);
+        }
+        self.publish()?;
+        Ok(!round.ends)
+    }
+
+    /// Takes what else waits: what consensus and the log say comes first.
+    fn take_waiting(&mut self, round: &mut Round) {
+        while !round.is_full() {
+            if let Ok(event) = self.first.try_recv() {
+                round.add(event);
+            } else if let Ok(message) = self.parts.messages.try_recv() {
+                self.take(message, round);
+            } else {
+                return;
             }
-            self.publish();
         }
     }
 
-    fn take(&mut self, message: Message) -> anyhow::Result<()> {
+    fn take(&mut self, message: Message, round: &mut Round) {
         match message {
-            Message::Event(event) => self.feed(event),
+            Message::Event(event) => round.add(event),
             Message::Connected { connection, link } => {
                 self.links.insert(connection, link);
-                Ok(())
             }
             Message::Ask { question, reply } => {
                 let ticket = self.next_ticket();
                 self.questions.insert(ticket, reply);
-                self.feed(Event::Ask { ticket, question })
+                round.add(Event::Ask { ticket, question });
             }
             Message::Submit {
                 submission,
@@ -303,22 +401,18 @@ impl Worker {
                 reply,
             } => {
                 let ticket = self.ticket(reply);
-                self.feed(Event::Submit {
+                round.add(Event::Submit {
                     ticket,
                     submission,
                     refuse_unless_fits,
-                })
+                });
             }
             Message::Write { command, reply } => {
                 let ticket = self.ticket(reply);
-                self.feed(Event::Write { ticket, command })
+                round.add(Event::Write { ticket, command });
             }
-            Message::HandOver => {
-                let event = consensus::Event::HandOver;
-                self.parts.raft.send(Input::Core(event));
-                Ok(())
-            }
-            Message::Stop => Ok(()),
+            Message::HandOver => round.hands_over = true,
+            Message::Stop => round.ends = true,
         }
     }
 
@@ -339,9 +433,9 @@ impl Worker {
     }
 
     /// Tells metrics, connections and the other coordinators how this one stands.
-    fn publish(&mut self) {
+    fn publish(&mut self) -> anyhow::Result<()> {
         let leader = &self.parts.leader;
-        self.parts.metrics.observe(leader, self.started.elapsed());
+        self.parts.metrics.observe(leader);
         let known = self.parts.standing.borrow().clone();
         let state = leader.state();
         if known.leads != leader.scheduler().is_some()
@@ -366,27 +460,32 @@ impl Worker {
             self.parts.raft.send(Input::Health(health.clone()));
             let id = leader.id();
             // What this process is like is shown like that of the others.
-            let _ = self.parts.inbox.try_event(Event::Health { id, health });
+            self.feed(vec![Event::Health { id, health }])?;
         }
+        Ok(())
     }
 
-    fn feed(&mut self, event: Event) -> anyhow::Result<()> {
-        let ended = match &event {
-            Event::Disconnected { connection, .. } => Some(*connection),
-            _ => None,
-        };
+    /// Feeds events that came together, and does what follows.
+    fn feed(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
+        let mut ended = Vec::new();
+        let mut committed = Vec::new();
+        for event in &events {
+            match event {
+                Event::Disconnected { connection, .. } => ended.push(*connection),
+                Event::Committed(entries) => {
+                    committed.extend(entries.iter().filter_map(|entry| entry.proposal));
+                }
+                _ => {}
+            }
+        }
         let now = self.now();
-        let committed: Vec<u64> = match &event {
-            Event::Committed(entries) => entries.iter().filter_map(|e| e.proposal).collect(),
-            _ => Vec::new(),
-        };
-        for action in self.parts.leader.handle(event, now)? {
+        for action in self.parts.leader.handle_all(events, now)? {
             self.act(action);
         }
         for token in committed {
             self.parts.metrics.committed(token);
         }
-        if let Some(connection) = ended {
+        for connection in ended {
             self.links.remove(&connection);
         }
         Ok(())
@@ -475,3 +574,6 @@ impl Worker {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

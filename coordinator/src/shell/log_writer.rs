@@ -3,7 +3,7 @@
 //! stalls still says that it lives, and hands over.
 
 use super::guarded;
-use super::leader_thread::{Inbox, Message};
+use super::leader_thread::Inbox;
 use super::metrics::Metrics;
 use super::raft_thread::{Input, RaftSender};
 use crate::consensus::Event;
@@ -153,7 +153,7 @@ impl<S: LogStore> Worker<S> {
     fn tell(&self, event: leader::Event) -> anyhow::Result<()> {
         self.parts
             .inbox
-            .send_blocking(Message::Event(event))
+            .send_first(event)
             .context("the leader thread has ended")
     }
 
@@ -282,11 +282,10 @@ mod tests {
     use crate::storage::{MemoryStore, SnapshotRecord, TRANSACTION_BYTES};
     use raft::eraftpb::{Entry, HardState};
 
-    /// A worker, the inputs that it gives to Raft, and what the leader thread would be told.
+    /// A worker, and the inputs that it gives to Raft.
     struct Bench {
         worker: Worker<MemoryStore>,
         inputs: Receiver<Input>,
-        _told: mpsc::Receiver<Message>,
         last: u64,
     }
 
@@ -295,7 +294,7 @@ mod tests {
         store
             .write(&crate::consensus::first_write(1, Vec::new()))
             .unwrap();
-        let (inbox, told) = mpsc::channel(1_024);
+        let (inbox, _) = mpsc::channel(1);
         let (raft, inputs) = input_channel();
         let parts = LogParts {
             store,
@@ -307,7 +306,6 @@ mod tests {
         Bench {
             worker: Worker::new(parts, raft),
             inputs,
-            _told: told,
             last: 1,
         }
     }

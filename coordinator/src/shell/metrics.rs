@@ -221,8 +221,8 @@ impl Metrics {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Looks at the leader; called by its thread after each event.
-    pub(super) fn observe(&self, leader: &Leader, _since_start: Duration) {
+    /// Looks at the leader; called by its thread after each round.
+    pub(super) fn observe(&self, leader: &Leader) {
         let now_ms = self.now_ms();
         self.beat_ms.store(now_ms, Ordering::Relaxed);
         let not_ready = match (leader.scheduler(), leader.read_only()) {

@@ -5,8 +5,8 @@ use super::guarded;
 use super::leader_thread::Inbox;
 use super::log_writer::{Job, LogWriter};
 use super::metrics::Metrics;
-use super::peers::{Links, Outgoing};
-use crate::consensus::{Action, Consensus, Event, Goal, StopReason, TICK_MS};
+use super::peers::{Complaints, Links, Outgoing};
+use crate::consensus::{Action, Consensus, Event, Goal, Rejection, StopReason, TICK_MS};
 use crate::leader::{self, GroupReport};
 use crate::scheduler::{HEARTBEAT_MS, LOST_MS};
 use crate::state::Member;
@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use evoring_protocol::peer::PeerHealth;
 use prost::Message as _;
 use raft::eraftpb;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -61,6 +61,8 @@ pub(super) enum Input {
     Address {
         /// Who.
         id: u64,
+        /// Name in its certificate.
+        name: String,
         /// `HOST:PORT`.
         address: String,
     },
@@ -197,6 +199,9 @@ struct Worker {
     waiting: Arc<Waiting>,
     /// What the leader thread is told as soon as it has room.
     told: VecDeque<leader::Event>,
+    /// Coordinators to which a message was dropped; consensus is to ask them anew what they have.
+    lost: BTreeSet<u64>,
+    complaints: Complaints,
     ticks: u64,
 }
 
@@ -206,6 +211,8 @@ impl Worker {
             parts,
             waiting,
             told: VecDeque::new(),
+            lost: BTreeSet::new(),
+            complaints: Complaints::default(),
             ticks: 0,
         }
     }
@@ -303,8 +310,8 @@ impl Worker {
     fn take(&mut self, input: Input) -> anyhow::Result<()> {
         match input {
             Input::Core(_) | Input::Peer { .. } | Input::Stop => Ok(()),
-            Input::Address { id, address } => {
-                self.parts.links.hint(id, address);
+            Input::Address { id, name, address } => {
+                self.parts.links.hint(id, name, address);
                 Ok(())
             }
             Input::Members(members) => {
@@ -332,7 +339,22 @@ impl Worker {
 
     /// Feeds events and hands out what follows.
     fn feed_all(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
-        for action in self.parts.consensus.handle_all(events) {
+        let actions = self.parts.consensus.handle_all(events);
+        self.act(actions)?;
+        let lost = std::mem::take(&mut self.lost);
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let unreachable = lost.into_iter().map(|id| Event::Unreachable { id });
+        let actions = self.parts.consensus.handle_all(unreachable);
+        self.act(actions)?;
+        // To be unreachable once is enough.
+        self.lost.clear();
+        Ok(())
+    }
+
+    fn act(&mut self, actions: Vec<Action>) -> anyhow::Result<()> {
+        for action in actions {
             match action {
                 Action::Persist { token, write } => {
                     self.parts.log.send(Job::Write(token, Box::new(write)));
@@ -361,12 +383,10 @@ impl Worker {
                 Action::Membership(membership) => {
                     tracing::info!(?membership, "the group's membership");
                     let members = &self.parts.members;
-                    self.parts.links.retain(|id| {
-                        members.contains_key(&id)
-                            || membership.voters.contains(&id)
-                            || membership.voters_outgoing.contains(&id)
-                            || membership.learners.contains(&id)
-                    });
+                    let nodes = GroupReport::nodes_of(&membership);
+                    self.parts
+                        .links
+                        .retain(|id| members.contains_key(&id) || nodes.contains(&id));
                 }
                 Action::Leader(leader) => {
                     let term = self.parts.consensus.term();
@@ -374,10 +394,7 @@ impl Worker {
                     self.parts.metrics.leader_changed();
                     self.tell(leader::Event::Leader(leader));
                 }
-                Action::Rejected(rejection) => {
-                    tracing::warn!(%rejection, "a message of another coordinator is not taken");
-                    self.parts.metrics.rejected();
-                }
+                Action::Rejected(rejection) => self.rejected(&rejection),
                 Action::Stop(reason) => return Err(reason.into()),
                 Action::Elected { term } => self.tell(leader::Event::Elected { term }),
                 Action::SteppedDown => self.tell(leader::Event::SteppedDown),
@@ -389,6 +406,23 @@ impl Worker {
         Ok(())
     }
 
+    fn rejected(&mut self, rejection: &Rejection) {
+        self.parts.metrics.rejected();
+        let from = rejection.sender().unwrap_or(0);
+        let Some(unsaid) = self.complaints.may_complain(from, Instant::now()) else {
+            return;
+        };
+        let member = self.parts.members.get(&from);
+        let name = member.map_or("not a known member", |member| &member.name);
+        tracing::warn!(
+            from,
+            name,
+            %rejection,
+            unsaid,
+            "a message of another coordinator is not taken: does it run the same build as this one?"
+        );
+    }
+
     fn send(&mut self, message: &eraftpb::Message) {
         let to = message.to;
         let is_sent = self
@@ -397,6 +431,7 @@ impl Worker {
             .send(to, Outgoing::Raft(message.encode_to_vec()));
         if !is_sent {
             tracing::debug!(to, "a message to another coordinator is dropped");
+            self.lost.insert(to);
         }
     }
 
@@ -434,7 +469,7 @@ impl Worker {
     /// Hands over what the leader thread has room for.
     fn tell_waiting(&mut self) -> anyhow::Result<()> {
         while let Some(event) = self.told.pop_front() {
-            match self.parts.inbox.try_event(event)? {
+            match self.parts.inbox.try_first(event)? {
                 None => {}
                 Some(event) => {
                     self.told.push_front(*event);
@@ -443,5 +478,55 @@ impl Worker {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> eraftpb::Message {
+        eraftpb::Message {
+            snapshot: Some(eraftpb::Snapshot::default()),
+            ..eraftpb::Message::default()
+        }
+    }
+
+    /// Messages of coordinators that wait, and their bytes.
+    fn waiting(inputs: &Receiver<Input>) -> (usize, usize) {
+        let bytes = inputs.try_iter().filter_map(|input| match input {
+            Input::Peer { bytes, .. } => Some(bytes),
+            _ => None,
+        });
+        bytes.fold((0, 0), |(count, all), bytes| (count + 1, all + bytes))
+    }
+
+    /// Claim: coordinators that send more than the thread takes fill neither its queue nor the memory;
+    /// what is dropped counts no more, and what is taken makes room. A snapshot is larger than all that
+    /// and comes nevertheless.
+    /// Method: many small messages, then large ones, with the thread's side of the queue held still.
+    #[test]
+    fn messages_of_coordinators_are_bounded() {
+        let (sender, inputs) = input_channel();
+        for _ in 0..2 {
+            for _ in 0..2 * PEER_MESSAGES {
+                sender.peer(2, eraftpb::Message::default(), 1);
+            }
+            sender.peer(2, snapshot(), 1);
+            assert_eq!(waiting(&inputs), (PEER_MESSAGES, PEER_MESSAGES));
+            (0..PEER_MESSAGES).for_each(|_| sender.taken(1));
+        }
+        let large = 8 << 20;
+        for _ in 0..100 {
+            sender.peer(2, eraftpb::Message::default(), large);
+        }
+        sender.peer(2, snapshot(), 2 * PEER_BYTES);
+        sender.peer(2, eraftpb::Message::default(), 1);
+        let fitting = PEER_BYTES / large;
+        let expected = (fitting + 1, PEER_BYTES + 2 * PEER_BYTES);
+        assert_eq!(waiting(&inputs), expected);
+        assert_eq!(sender.waiting.messages.load(Ordering::Relaxed), fitting + 1);
+        // Own inputs find room whatever others send.
+        (0..QUEUE).for_each(|_| sender.send(Input::Removed));
     }
 }

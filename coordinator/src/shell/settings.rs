@@ -1,6 +1,7 @@
 //! The command line, checked.
 
 use clap::Parser;
+use evoring_protocol::client::is_address;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -28,7 +29,7 @@ pub struct Settings {
     pub announce: PathBuf,
     /// Address under which other coordinators and workers reach this one, if it is not the one of
     /// --listen: HOST:PORT
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub advertise: Option<String>,
     /// Make an empty folder a new group with this coordinator as its only member. Without it, a
     /// coordinator with an empty folder waits to be taken into a group (`evoring cluster add`).
@@ -41,4 +42,11 @@ pub struct Settings {
     /// Inherited pipe at whose end of file the coordinator stops.
     #[arg(long, value_name = "N")]
     pub lifeline_fd: Option<u32>,
+}
+
+fn address(text: &str) -> Result<String, String> {
+    match is_address(text) {
+        true => Ok(text.to_owned()),
+        false => Err("expected HOST:PORT or [IPV6]:PORT".to_owned()),
+    }
 }

@@ -1,6 +1,7 @@
 //! Results that equal inputs give again.
 
 use evoring_protocol::Digest;
+use evoring_protocol::bounded::map_to_bytes;
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::work::Kernel;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ pub const CACHE_ENTRIES: usize = 1 << 16;
 /// The cache, a part of the replicated state: which entries it holds depends on the log alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FitnessCache {
+    #[serde(serialize_with = "map_to_bytes::serialize")]
+    #[serde(deserialize_with = "map_to_bytes::at_most::<_, _, { usize::MAX }>")]
     results: BTreeMap<Digest, Vec<u8>>,
     /// Order of arrival.
     order: BTreeMap<u64, Digest>,

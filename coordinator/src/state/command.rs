@@ -2,6 +2,7 @@
 
 use super::members::{NEWEST_RECORDS, OLDEST_RECORDS};
 use evoring_jobs::driver::JobDriver;
+use evoring_protocol::bounded::{bytes, result_bytes};
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::work::{Checkpoint, FailureCause, Member, WorkError};
 use evoring_protocol::{
@@ -106,6 +107,8 @@ pub enum Command {
         /// The rank.
         rank: Rank,
         /// The result.
+        #[serde(serialize_with = "bytes::serialize")]
+        #[serde(deserialize_with = "bytes::at_most::<_, { usize::MAX }>")]
         result: Vec<u8>,
     },
     /// A gang's checkpoint is in the blob store.
@@ -201,6 +204,8 @@ pub struct ItemReport {
     /// The attempt; a result is welcome from any, a failure only from the current one.
     pub attempt: Attempt,
     /// Result, or why there is none.
+    #[serde(serialize_with = "result_bytes::serialize")]
+    #[serde(deserialize_with = "result_bytes::at_most::<_, _, { usize::MAX }>")]
     pub outcome: Result<Vec<u8>, WorkError>,
 }
 

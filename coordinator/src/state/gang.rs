@@ -1,5 +1,6 @@
 //! A gang: ranks that run together or not at all.
 
+use evoring_protocol::bounded::{bytes, map_to_bytes};
 #[cfg(evoring_plants)]
 use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::work::{Checkpoint, FailureCause, Kernel, Member, Roster};
@@ -17,6 +18,8 @@ pub struct GangState {
     /// What to run.
     pub kernel: Kernel,
     /// Its arguments.
+    #[serde(serialize_with = "bytes::serialize")]
+    #[serde(deserialize_with = "bytes::at_most::<_, { usize::MAX }>")]
     pub payload: Vec<u8>,
     /// Blobs that it reads.
     pub inputs: Vec<Digest>,
@@ -33,6 +36,8 @@ pub struct GangState {
     /// The last roster that counts as lost: the rank that is to blame may speak after its peers.
     pub lost: Option<RosterNumber>,
     /// Results of the current roster's ranks.
+    #[serde(serialize_with = "map_to_bytes::serialize")]
+    #[serde(deserialize_with = "map_to_bytes::at_most::<_, _, { usize::MAX }>")]
     pub results: BTreeMap<Rank, Vec<u8>>,
 }
 

@@ -2,6 +2,7 @@
 
 use super::cache::{FitnessCache, KeyPrefix};
 use super::command::ItemReport;
+use evoring_protocol::bounded::{bytes, pieces};
 use evoring_protocol::numerics::NumericsClass;
 #[cfg(evoring_plants)]
 use evoring_protocol::plants::{Plant, is_planted};
@@ -18,7 +19,11 @@ pub enum ItemState {
     /// It equals an earlier item of the map and gets that one's result.
     Same(ItemIndex),
     /// Its one result.
-    Done(Vec<u8>),
+    Done(
+        #[serde(serialize_with = "bytes::serialize")]
+        #[serde(deserialize_with = "bytes::at_most::<_, { usize::MAX }>")]
+        Vec<u8>,
+    ),
 }
 
 /// How often an open item was tried.
@@ -36,10 +41,14 @@ pub struct MapState {
     /// What to run.
     pub kernel: Kernel,
     /// What the items share.
+    #[serde(serialize_with = "bytes::serialize")]
+    #[serde(deserialize_with = "bytes::at_most::<_, { usize::MAX }>")]
     pub payload: Vec<u8>,
     /// Blobs that they read.
     pub inputs: Vec<Digest>,
     /// The items.
+    #[serde(serialize_with = "pieces::serialize")]
+    #[serde(deserialize_with = "pieces::at_most::<_, { usize::MAX }, { usize::MAX }>")]
     pub items: Vec<Vec<u8>>,
     /// Where each stands.
     pub states: Vec<ItemState>,

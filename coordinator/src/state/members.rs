@@ -78,11 +78,19 @@ impl State {
             member.address = address;
             return Outcome::MemberAdded { id };
         }
-        if self.members.len() >= MEMBERS || name.len() + address.len() > TEXT_BYTES {
-            let message = format!(
+        let problem = match () {
+            () if self.members.len() >= MEMBERS => Some(format!(
                 "the group has {} members, at most {MEMBERS} are allowed; remove one first",
                 self.members.len()
-            );
+            )),
+            // Whoever takes requests refuses what is far shorter; all members must agree here.
+            () if name.len() + address.len() > TEXT_BYTES => Some(format!(
+                "name and address have {} bytes, at most {TEXT_BYTES} are allowed",
+                name.len() + address.len()
+            )),
+            () => None,
+        };
+        if let Some(message) = problem {
             let code = ErrorCode::Invalid;
             return Outcome::Refused { code, message };
         }

@@ -34,6 +34,7 @@ pub use map::{ItemState, MapState, Tries};
 pub use members::{Member, NEWEST_RECORDS, OLDEST_RECORDS};
 
 use evoring_jobs::driver::{Driver, DriverEvent};
+use evoring_protocol::bounded::map_to_bytes;
 use evoring_protocol::event::EventKind;
 use evoring_protocol::limits::{LABEL_BYTES, LABEL_KEY_BYTES, LABELS};
 use evoring_protocol::peer::GroupId;
@@ -66,6 +67,8 @@ pub struct State {
     workers: BTreeMap<WorkerId, Admission>,
     cache: FitnessCache,
     /// Blobs that drivers wrote and the blob store does not have yet (`STATE-4`).
+    #[serde(serialize_with = "map_to_bytes::serialize")]
+    #[serde(deserialize_with = "map_to_bytes::at_most::<_, _, { usize::MAX }>")]
     blobs: BTreeMap<Digest, Vec<u8>>,
     group: GroupId,
     members: BTreeMap<u64, Member>,

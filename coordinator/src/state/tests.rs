@@ -478,6 +478,27 @@ fn malformed_bytes() {
     }
 }
 
+// Claim: a member that is not taken in is told why: too many, or too long.
+// Method: one with a long address; members up to the limit, and one more.
+#[test]
+fn members_that_are_refused() {
+    let mut log = Log::default();
+    let mut add = |name: String, address: String| {
+        let applied = log.one(Command::AddMember { name, address });
+        match &applied.outcomes[0] {
+            Outcome::Refused { message, .. } => Some(message.clone()),
+            _ => None,
+        }
+    };
+    let long = add("c".into(), "a".repeat(limits::TEXT_BYTES));
+    assert!(long.unwrap().contains("4097 bytes, at most 4096"));
+    for number in 0..limits::MEMBERS {
+        assert_eq!(add(format!("c{number}"), "a:1".into()), None);
+    }
+    let many = add("c".into(), "a:1".into());
+    assert!(many.unwrap().contains("9 members, at most 9"));
+}
+
 // Claim: time never goes back, whatever a leader's clock says.
 // Method: an entry with an older time.
 #[test]

@@ -196,8 +196,7 @@ impl Process {
         }
     }
 
-    /// A thread takes what waits for it, as it does in the shell: consensus all at once, the leader one
-    /// after the other.
+    /// A thread takes what waits for it, as it does in the shell.
     pub(super) fn turn(
         &mut self,
         thread: Thread,
@@ -217,18 +216,19 @@ impl Process {
                 watch.after_consensus(&self.birth, &self.consensus)
             }
             Thread::Leader => {
-                for event in std::mem::take(&mut self.for_leader) {
-                    let applies =
-                        watch.before_leader(&self.birth, self.consensus.term(), &event)?;
-                    let actions = self.leader.handle(event, now);
-                    let actions =
-                        actions.map_err(|error| Violation::new("apply", error.to_string()))?;
-                    if applies {
-                        watch.after_apply(&self.birth, self.leader.state())?;
-                    }
-                    for action in actions {
-                        self.of_leader(action, watch, out)?;
-                    }
+                let events = std::mem::take(&mut self.for_leader);
+                let mut applies = false;
+                for event in &events {
+                    applies |= watch.before_leader(&self.birth, self.consensus.term(), event)?;
+                }
+                let actions = self.leader.handle_all(events, now);
+                let actions =
+                    actions.map_err(|error| Violation::new("apply", error.to_string()))?;
+                if applies {
+                    watch.after_apply(&self.birth, self.leader.state())?;
+                }
+                for action in actions {
+                    self.of_leader(action, watch, out)?;
                 }
                 Ok(())
             }

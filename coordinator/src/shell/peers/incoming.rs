@@ -3,15 +3,16 @@
 use super::super::leader_thread::{Inbox, Message, Standing};
 use super::super::member_file::Membership;
 use super::super::raft_thread::{Input, RaftSender};
+use super::Complaints;
 use crate::leader;
 use evoring_protocol::Digest;
-use evoring_protocol::limits::{BLOB_CHUNK_BYTES, SNAPSHOT_BYTES};
+use evoring_protocol::limits::SNAPSHOT_BYTES;
 use evoring_protocol::peer::{PeerHello, PeerMessage, PeerRefusal, PeerReply, RAFT_MESSAGE_BYTES};
 use evoring_protocol::transport::{Connection, Receiver, Sender, TransportError};
 use prost::Message as _;
 use raft::eraftpb;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// The first message of a connection comes within this time.
@@ -51,11 +52,15 @@ pub(in super::super) async fn serve(
         }
         sender.send(&PeerReply::Welcome).await?;
         let (from, address) = (hello.from, hello.address);
-        door.raft.send(Input::Address { id: from, address });
+        door.raft.send(Input::Address {
+            id: from,
+            name: connection.peer().name.clone(),
+            address,
+        });
         let mut standing = door.standing.clone();
         tokio::select! {
             biased;
-            _ = standing.wait_for(|standing| standing.was_removed(from)) => {
+            _ = standing.wait_for(|standing| standing.has_left(from)) => {
                 // It may never have heard of that; when it says hello again, it is told.
                 connection.close("this member was removed from the group");
                 Ok(())
@@ -112,7 +117,7 @@ impl Doorkeeper {
             return Err((PeerRefusal::WrongId, message));
         }
         let standing = self.standing.borrow();
-        if standing.was_removed(hello.from) {
+        if standing.has_left(hello.from) {
             let message = format!("member {} was removed from the group", hello.from);
             return Err((PeerRefusal::Removed, message));
         }
@@ -131,35 +136,46 @@ impl Doorkeeper {
 
     /// Takes the messages of the connection's first stream.
     async fn listen(&self, from: u64, mut receiver: Receiver) -> Result<(), TransportError> {
+        let mut complaints = Complaints::default();
         while let Some(message) = receiver.receive::<PeerMessage>().await? {
-            match message {
+            let taken = match message {
                 PeerMessage::Raft(messages) => {
-                    for bytes in messages {
-                        self.raft_message(from, &bytes);
-                    }
+                    let outcomes = messages.iter().map(|bytes| self.raft_message(from, bytes));
+                    // One that is wrong does not keep the others out.
+                    outcomes.fold(Ok(()), Result::and)
                 }
                 PeerMessage::Health(health) => {
                     let event = leader::Event::Health { id: from, health };
                     self.inbox.send(Message::Event(event)).await;
+                    Ok(())
                 }
-                other => tracing::warn!(from, ?other, "unexpected from a coordinator"),
+                PeerMessage::Hello(_) | PeerMessage::Join(_) => Err("a second hello".to_owned()),
+                PeerMessage::SnapshotStart { .. } | PeerMessage::SnapshotChunk(_) => {
+                    Err("a snapshot on the stream of messages".to_owned())
+                }
+            };
+            if let Err(problem) = taken
+                && let Some(unsaid) = complaints.may_complain(from, Instant::now())
+            {
+                tracing::warn!(
+                    from,
+                    problem,
+                    unsaid,
+                    "a message of another coordinator is not taken: does it run the same build as this one?"
+                );
             }
         }
         Ok(())
     }
 
-    fn raft_message(&self, from: u64, bytes: &[u8]) {
-        if let Some(message) = decoded(from, bytes) {
-            if message
-                .snapshot
-                .as_ref()
-                .is_some_and(|snapshot| !snapshot.is_empty())
-            {
-                tracing::warn!(from, "a snapshot came without its stream");
-                return;
-            }
-            self.raft.peer(from, message, bytes.len());
+    fn raft_message(&self, from: u64, bytes: &[u8]) -> Result<(), String> {
+        let message = decoded(bytes)?;
+        let snapshot = message.snapshot.as_ref();
+        if snapshot.is_some_and(|snapshot| !snapshot.is_empty()) {
+            return Err("a snapshot came without its stream".to_owned());
         }
+        self.raft.peer(from, message, bytes.len());
+        Ok(())
     }
 
     /// Takes the snapshots of the connection's other streams, one after the other.
@@ -197,8 +213,9 @@ impl Doorkeeper {
                 format!("a snapshot of {bytes} bytes, at most {SNAPSHOT_BYTES} are taken");
             return Ok(Err(message));
         }
-        let Some(mut message) = decoded(from, &message) else {
-            return Ok(Err("Raft's message is malformed".to_owned()));
+        let mut message = match decoded(&message) {
+            Ok(message) => message,
+            Err(problem) => return Ok(Err(problem)),
         };
         let mut state = Vec::new();
         while let Some(piece) = receiver.receive::<PeerMessage>().await? {
@@ -206,7 +223,7 @@ impl Doorkeeper {
                 return Ok(Err("expected a piece of the snapshot".to_owned()));
             };
             let length = (state.len() + chunk.len()) as u64;
-            if chunk.len() > BLOB_CHUNK_BYTES || length > bytes {
+            if length > bytes {
                 return Ok(Err(format!("{length} bytes, expected {bytes}")));
             }
             state.extend_from_slice(&chunk);
@@ -226,17 +243,121 @@ impl Doorkeeper {
     }
 }
 
-/// A message of Raft, if it is one.
-fn decoded(from: u64, bytes: &[u8]) -> Option<eraftpb::Message> {
+/// A message of Raft, or why it is none.
+fn decoded(bytes: &[u8]) -> Result<eraftpb::Message, String> {
     if bytes.len() > RAFT_MESSAGE_BYTES {
-        tracing::warn!(from, bytes = bytes.len(), "a message of Raft is too large");
-        return None;
+        return Err(format!(
+            "a message of Raft of {} bytes, at most {RAFT_MESSAGE_BYTES} are taken",
+            bytes.len()
+        ));
     }
-    match eraftpb::Message::decode(bytes) {
-        Ok(message) => Some(message),
-        Err(error) => {
-            tracing::warn!(from, %error, "a message of Raft is malformed");
-            None
+    eraftpb::Message::decode(bytes)
+        .map_err(|error| format!("a message of Raft is malformed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::raft_thread::input_channel;
+    use super::*;
+    use crate::state::Member;
+    use evoring_protocol::peer::GroupId;
+    use std::collections::{BTreeMap, BTreeSet};
+    use tokio::sync::mpsc;
+
+    const GROUP: GroupId = GroupId([1; 16]);
+
+    /// The door of coordinator 1 of a group in which 3 was removed and 4 still leaves.
+    fn door(nodes: &[u64]) -> Doorkeeper {
+        let member = |name: &str| Member {
+            name: name.into(),
+            address: "127.0.0.1:1".into(),
+            has_joined: true,
+        };
+        let standing = Standing {
+            leads: true,
+            members: BTreeMap::from([(1, member("c1")), (2, member("c2"))]),
+            next_member: 5,
+            nodes: nodes.iter().copied().collect::<BTreeSet<u64>>(),
+        };
+        let (raft, _) = input_channel();
+        let (inbox, _) = mpsc::channel(1);
+        Doorkeeper {
+            own: Membership {
+                group: GROUP,
+                id: 1,
+            },
+            standing: watch::channel(Arc::new(standing)).1,
+            raft,
+            inbox: Inbox::new(inbox),
+        }
+    }
+
+    fn hello(from: u64) -> PeerHello {
+        PeerHello {
+            group: GROUP,
+            from,
+            to: 1,
+            address: "127.0.0.1:2".into(),
+        }
+    }
+
+    /// Claim (`PEER-1`, `PEER-2`): a member is known by its number and its name; a process answers to
+    /// its own number in its own group; who was removed is told so once its vote is needed no more, and
+    /// who is not known yet is let in.
+    /// Method: each hello with the answer that it must get.
+    #[test]
+    fn who_is_let_in() {
+        let door_of_group = door(&[1, 2, 4]);
+        let other_group = PeerHello {
+            group: GroupId([2; 16]),
+            ..hello(2)
+        };
+        let other_id = PeerHello { to: 7, ..hello(2) };
+        for (name, hello, expected) in [
+            ("c2", hello(2), None),
+            ("c9", hello(2), Some(PeerRefusal::WrongName)),
+            ("c2", other_group, Some(PeerRefusal::OtherGroup)),
+            ("c2", other_id, Some(PeerRefusal::WrongId)),
+            ("c3", hello(3), Some(PeerRefusal::Removed)),
+            ("c4", hello(4), None),
+            ("c5", hello(5), None),
+        ] {
+            let refused = door_of_group.admits(name, &hello).err();
+            let got = refused.map(|(refusal, _)| refusal);
+            assert_eq!(got, expected, "{name} {hello:?}");
+        }
+        // Before this coordinator knows the membership, nobody is sent away for good.
+        assert_eq!(door(&[]).admits("c3", &hello(3)), Ok(()));
+    }
+
+    /// Claim: what is no message of Raft, is too large, or brings a snapshot without its stream, is not
+    /// handed on, and the reason is given.
+    /// Method: one of each, and a good one.
+    #[test]
+    fn what_is_handed_on() {
+        let door = door(&[1, 2]);
+        let with_snapshot = eraftpb::Message {
+            snapshot: Some(eraftpb::Snapshot {
+                data: vec![1],
+                metadata: Some(eraftpb::SnapshotMetadata {
+                    index: 1,
+                    ..Default::default()
+                }),
+            }),
+            ..eraftpb::Message::default()
+        };
+        let good = eraftpb::Message::default().encode_to_vec();
+        for (bytes, expected) in [
+            (good, None),
+            (vec![0xff; 9], Some("malformed")),
+            (vec![0; RAFT_MESSAGE_BYTES + 1], Some("at most")),
+            (with_snapshot.encode_to_vec(), Some("without its stream")),
+        ] {
+            let problem = door.raft_message(2, &bytes).err();
+            match expected {
+                None => assert_eq!(problem, None),
+                Some(expected) => assert!(problem.unwrap().contains(expected)),
+            }
         }
     }
 }

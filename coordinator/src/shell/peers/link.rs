@@ -2,7 +2,8 @@
 
 use super::super::leader_thread::Message;
 use super::super::raft_thread::Input;
-use super::{Common, QUEUE};
+use super::Common;
+use super::queue::{Queue, Waiting, queue};
 use crate::consensus;
 use crate::leader;
 use evoring_protocol::Digest;
@@ -13,7 +14,7 @@ use evoring_protocol::peer::{
 use evoring_protocol::transport::{Connection, Role, Sender, TransportError};
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 /// An attempt to connect takes at most this long.
@@ -47,10 +48,12 @@ pub(in super::super) enum Outgoing {
 /// A link; dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Link {
-    queue: mpsc::Sender<Outgoing>,
-    name: Option<String>,
+    queue: Queue,
+    name: String,
     address: String,
     has_joined: bool,
+    /// Where the member says that it listens.
+    heard: watch::Sender<Option<String>>,
     task: AbortHandle,
 }
 
@@ -64,12 +67,13 @@ impl Link {
     pub(super) fn start(
         common: Common,
         to: u64,
-        name: Option<String>,
+        name: String,
         address: String,
         has_joined: bool,
         health: watch::Receiver<Option<PeerHealth>>,
     ) -> Self {
-        let (queue, outgoing) = mpsc::channel(QUEUE);
+        let (queue, outgoing) = queue();
+        let (heard, heard_by_task) = watch::channel(None);
         let runtime = common.runtime.clone();
         let task = Task {
             common,
@@ -79,6 +83,8 @@ impl Link {
             has_joined,
             outgoing,
             health,
+            heard: heard_by_task,
+            tries_heard: false,
             told: None,
         };
         Self {
@@ -86,27 +92,44 @@ impl Link {
             name,
             address,
             has_joined,
+            heard,
             task: runtime.spawn(task.run()).abort_handle(),
         }
     }
 
-    pub(super) fn is_to(&self, name: &Option<String>, address: &str, has_joined: bool) -> bool {
-        self.name == *name && self.address == address && self.has_joined == has_joined
+    pub(super) fn is_to(&self, name: &str, address: &str, has_joined: bool) -> bool {
+        self.name == name && self.address == address && self.has_joined == has_joined
+    }
+
+    /// Notes where a coordinator of this certificate says that it listens.
+    pub(super) fn heard(&self, name: &str, address: String) {
+        if self.name == name {
+            let heard = (address != self.address).then_some(address);
+            self.heard.send_if_modified(|known| {
+                let is_new = *known != heard;
+                *known = heard;
+                is_new
+            });
+        }
     }
 
     pub(super) fn send(&self, outgoing: Outgoing) -> bool {
-        self.queue.try_send(outgoing).is_ok()
+        self.queue.send(outgoing)
     }
 }
 
 struct Task {
     common: Common,
     to: u64,
-    name: Option<String>,
+    name: String,
     address: String,
     has_joined: bool,
-    outgoing: mpsc::Receiver<Outgoing>,
+    outgoing: Waiting,
     health: watch::Receiver<Option<PeerHealth>>,
+    /// Where the member says that it listens, if that is not `address`.
+    heard: watch::Receiver<Option<String>>,
+    /// Whether that is tried next (`PEER-3`).
+    tries_heard: bool,
     /// What the leader thread was told last of the way to this coordinator: there is a problem, or none
     /// any more. Nothing yet by this link, but maybe by one that it replaced.
     told: Option<Option<String>>,
@@ -129,12 +152,22 @@ impl Task {
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.connect().await {
+            let place = self.place();
+            match self.connect(&place).await {
                 Ok((connection, sender)) => {
                     pause = FIRST_PAUSE;
                     self.told(None).await;
+                    if place != self.address {
+                        let (name, known) = (&self.name, &self.address);
+                        tracing::warn!(
+                            to = self.to,
+                            address = place,
+                            known,
+                            "a coordinator is not where the group knows it: `evoring cluster add {name} {place}` tells it"
+                        );
+                    }
                     let error = self.talk(&connection, sender).await;
-                    tracing::info!(to = self.to, address = %self.address, %error, "lost a coordinator");
+                    tracing::info!(to = self.to, address = place, %error, "lost a coordinator");
                     self.lost();
                 }
                 Err(failure) => {
@@ -146,16 +179,30 @@ impl Task {
                         Failure::Refused(_, message) | Failure::Other(message) => message,
                         Failure::Transport(error) => error.to_string(),
                     };
-                    self.told(Some(problem)).await;
+                    // Of two places that do not answer, people read about the one that they gave.
+                    if place == self.address || self.told.is_none() {
+                        self.told(Some(problem)).await;
+                    }
+                    self.tries_heard = !self.tries_heard;
                 }
             }
             // What waits for a coordinator that is away is out of date when it is back.
-            while let Ok(outgoing) = self.outgoing.try_recv() {
+            while let Some(outgoing) = self.outgoing.try_recv() {
                 self.dropped(&outgoing);
             }
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Ok(()) = self.heard.changed() => self.tries_heard = true,
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Where the member is looked for next.
+    fn place(&mut self) -> String {
+        let heard = self.heard.borrow_and_update().clone();
+        let heard = heard.filter(|_| self.tries_heard);
+        heard.unwrap_or_else(|| self.address.clone())
     }
 
     fn lost(&self) {
@@ -190,26 +237,24 @@ impl Task {
     }
 
     /// A connection on which the other side has welcomed this one.
-    async fn connect(&self) -> Result<(Connection, Sender), Failure> {
+    async fn connect(&self, place: &str) -> Result<(Connection, Sender), Failure> {
         // A coordinator that is behind may not know that the member has joined: an id that it gave to
         // a process without one could be that of a lost disk (`GROUP-1`).
         if !self.has_joined && !self.common.standing.borrow().leads {
             let message = "is yet to be taken in by the leader";
             return Err(Failure::Other(message.to_owned()));
         }
-        let address = self.resolve().await.map_err(Failure::Other)?;
+        let address = resolve(place).await.map_err(Failure::Other)?;
         let connector = &self.common.connector;
         let connection = connector
             .connect_within(CONNECT, address, Role::Coordinator)
             .await?;
-        if let Some(name) = &self.name
-            && connection.peer().name != *name
-        {
+        if connection.peer().name != self.name {
             let got = connection.peer().name.clone();
             connection.close("another coordinator was expected here");
             return Err(Failure::Other(format!(
-                "at {} is coordinator {got}, expected {name}",
-                self.address
+                "at {place} is coordinator {got}, expected {}",
+                self.name
             )));
         }
         let (mut sender, mut receiver) = connection.open().await?;
@@ -238,14 +283,6 @@ impl Task {
             self.common.inbox.send(Message::Event(event)).await;
         }
         Ok((connection, sender))
-    }
-
-    async fn resolve(&self) -> Result<SocketAddr, String> {
-        let failed = |reason: String| format!("address {}: {reason}", self.address);
-        let mut found = tokio::net::lookup_host(&self.address)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        found.next().ok_or_else(|| failed("not known".to_owned()))
     }
 
     /// Sends what comes until the connection is lost.
@@ -288,14 +325,14 @@ impl Task {
         let mut messages = vec![first];
         while messages.len() < RAFT_MESSAGES && bytes < FRAME_BYTES {
             match self.outgoing.try_recv() {
-                Ok(Outgoing::Raft(message)) => {
+                Some(Outgoing::Raft(message)) => {
                     bytes += message.len();
                     messages.push(message);
                 }
-                Ok(Outgoing::Snapshot { message, state }) => {
+                Some(Outgoing::Snapshot { message, state }) => {
                     self.start_snapshot(connection, message, state);
                 }
-                Err(_) => break,
+                None => break,
             }
         }
         PeerMessage::Raft(messages)
@@ -321,6 +358,14 @@ impl Task {
             raft.send(Input::Core(consensus::Event::SnapshotSent { to, arrived }));
         });
     }
+}
+
+async fn resolve(address: &str) -> Result<SocketAddr, String> {
+    let failed = |reason: String| format!("address {address}: {reason}");
+    let mut found = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    found.next().ok_or_else(|| failed("not known".to_owned()))
 }
 
 async fn send_snapshot(

@@ -4,25 +4,28 @@
 //! - `PEER-1`: a message of Raft counts as its connection's, whose certificate names the member.
 //! - `PEER-2`: a process answers to its own id alone: whoever lost its disk has none (see
 //!   [`super::member_file`]).
+//! - `PEER-3`: where the group knows a member to listen comes first; where the member itself says so,
+//!   only if nobody of its name is found there.
 
+mod complaints;
 mod incoming;
 mod link;
+mod queue;
 
+pub(super) use complaints::Complaints;
 pub(super) use incoming::{Doorkeeper, serve};
 pub(super) use link::Outgoing;
 
 use super::leader_thread::{Inbox, Standing};
 use super::raft_thread::RaftSender;
 use crate::state::Member;
+use evoring_protocol::client::is_address;
 use evoring_protocol::peer::{GroupId, PeerHealth};
 use evoring_protocol::transport::Connector;
 use link::Link;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
-
-/// Messages that wait for one coordinator; more are dropped, as a network may.
-const QUEUE: usize = 1_024;
 
 /// What all links share.
 #[derive(Debug, Clone)]
@@ -44,8 +47,8 @@ pub(super) struct Common {
 pub(super) struct Links {
     common: Common,
     links: BTreeMap<u64, Link>,
-    /// Addresses of coordinators that are not known as members here yet.
-    hints: BTreeMap<u64, String>,
+    /// Names and addresses of coordinators that are not linked, as they say.
+    hints: BTreeMap<u64, (String, String)>,
     health: watch::Sender<Option<PeerHealth>>,
 }
 
@@ -59,21 +62,28 @@ impl Links {
         }
     }
 
-    /// Sends if there is room.
+    /// Sends if there is room, and a way.
     pub(super) fn send(&mut self, to: u64, outgoing: Outgoing) -> bool {
         if !self.links.contains_key(&to)
-            && let Some(address) = self.hints.get(&to).cloned()
+            && let Some((name, address)) = self.hints.get(&to).cloned()
         {
-            self.start(to, None, address, true);
+            self.start(to, name, address, true);
         }
         self.links.get(&to).is_some_and(|link| link.send(outgoing))
     }
 
-    /// Notes where a coordinator says that it listens: this node may be behind and not know it.
-    pub(super) fn hint(&mut self, id: u64, address: String) {
+    /// Notes where a coordinator of this certificate says that it listens. This node may be behind and
+    /// not know it; or it is where the group does not know it, and without it there may be no majority
+    /// that could learn that (`PEER-3`).
+    pub(super) fn hint(&mut self, id: u64, name: String, address: String) {
         const HINTS: usize = 2 * evoring_protocol::limits::MEMBERS;
-        if id != self.common.id && (self.hints.len() < HINTS || self.hints.contains_key(&id)) {
-            self.hints.insert(id, address);
+        if id == self.common.id || !is_address(&address) {
+            return;
+        }
+        if let Some(link) = self.links.get(&id) {
+            link.heard(&name, address);
+        } else if self.hints.len() < HINTS || self.hints.contains_key(&id) {
+            self.hints.insert(id, (name, address));
         }
     }
 
@@ -83,7 +93,7 @@ impl Links {
             if id == self.common.id {
                 continue;
             }
-            let (name, address) = (Some(member.name.clone()), member.address.clone());
+            let (name, address) = (member.name.clone(), member.address.clone());
             let is_known = self
                 .links
                 .get(&id)
@@ -106,7 +116,8 @@ impl Links {
         self.health.send_replace(Some(health.clone()));
     }
 
-    fn start(&mut self, id: u64, name: Option<String>, address: String, has_joined: bool) {
+    fn start(&mut self, id: u64, name: String, address: String, has_joined: bool) {
+        let hint = self.hints.remove(&id);
         let link = Link::start(
             self.common.clone(),
             id,
@@ -115,6 +126,12 @@ impl Links {
             has_joined,
             self.health.subscribe(),
         );
+        if let Some((name, address)) = hint {
+            link.heard(&name, address);
+        }
         self.links.insert(id, link);
     }
 }
+
+#[cfg(test)]
+mod tests;
