@@ -13,12 +13,12 @@ use std::io::Read as _;
 /// Bytes before a frame's body.
 pub const HEADER_BYTES: usize = 6;
 /// Newest version of the frame layout, and of what the messages in it have in common, that is read.
-pub const FRAME_VERSION: u8 = 2;
+pub const FRAME_VERSION: u8 = 3;
 /// Oldest version that is read; raised when no build that writes it is talked to any more.
-pub const OLDEST_FRAME: u8 = 2;
+pub const OLDEST_FRAME: u8 = 3;
 /// The version that is written, which every build that is talked to must read: a new one is written a
 /// release after it was first read (VERSION-2 in [`crate::version`]).
-pub const WRITTEN_FRAME: u8 = 2;
+pub const WRITTEN_FRAME: u8 = 3;
 
 /// Kinds of frames, one for each direction of each stream. Numbers are never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

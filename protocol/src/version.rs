@@ -9,9 +9,9 @@
 //! the replicated records says that all of them do.
 
 /// Version of the messages in this crate; raised by any change of a message.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// Oldest version that this build still talks to.
-pub const OLDEST_PROTOCOL: u16 = 2;
+pub const OLDEST_PROTOCOL: u16 = 3;
 
 /// Between a build's version and the number of its protocol.
 const SEPARATOR: &str = "+protocol.";

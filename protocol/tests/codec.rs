@@ -623,7 +623,7 @@ fn errors_say_what_to_do() {
     );
     assert_eq!(
         wrong(2, FRAME_VERSION + 1),
-        "frame of version 3: this build reads 2 to 2; run builds of Evoring that speak one protocol"
+        "frame of version 4: this build reads 3 to 3; run builds of Evoring that speak one protocol"
     );
     let error = WorkError {
         message: "train-images: offset 16: truncated".to_owned(),

@@ -13,6 +13,7 @@ pub(super) fn health() -> PeerHealth {
         process: 4_321,
         applied: 300,
         log_bytes: 1 << 20,
+        free_bytes: Some(1 << 20),
         trouble: Some("space is low".to_owned()),
     }
 }
