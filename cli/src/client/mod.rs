@@ -6,7 +6,7 @@
 //! the silence of the old connection.
 //! CLIENT-3: which coordinator leads is the client's affair: one that does not is left for the one
 //! that it names, else for the next, and nobody is told.
-//! CLIENT-4: one that is merely silent is asked on, beside another that leads ([`beside`]).
+//! CLIENT-4: one that is merely silent is asked on, beside another that leads (`beside.rs`).
 
 mod access;
 mod beside;
