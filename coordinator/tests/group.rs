@@ -471,7 +471,7 @@ async fn two_versions_in_one_group() {
                 member
                     .health
                     .as_ref()
-                    .is_some_and(|health| health.version == 3)
+                    .is_some_and(|health| health.version == 3 && health.free_bytes > Some(0))
             })
             .await;
     }

@@ -12,8 +12,13 @@ use std::io::Read as _;
 
 /// Bytes before a frame's body.
 pub const HEADER_BYTES: usize = 6;
-/// Version of the frame layout and of the messages in it.
-pub const FRAME_VERSION: u8 = 2;
+/// Newest version of the frame layout, and of what the messages in it have in common, that is read.
+pub const FRAME_VERSION: u8 = 3;
+/// Oldest version that is read; raised when no build that writes it is talked to any more.
+pub const OLDEST_FRAME: u8 = 3;
+/// The version that is written, which every build that is talked to must read: a new one is written a
+/// release after it was first read (VERSION-2 in [`crate::version`]).
+pub const WRITTEN_FRAME: u8 = 3;
 
 /// Kinds of frames, one for each direction of each stream. Numbers are never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +111,7 @@ pub enum CodecError {
     },
     /// The peer speaks another version.
     #[error(
-        "frame of version {got}: this build speaks {FRAME_VERSION}; run the same build of Evoring on both sides"
+        "frame of version {got}: this build reads {OLDEST_FRAME} to {FRAME_VERSION}; run builds of Evoring that speak one protocol"
     )]
     WrongVersion {
         /// What came.
@@ -144,7 +149,7 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, CodecError> {
     // The limit is far below 4 GiB.
     frame[..4].copy_from_slice(&(body_bytes as u32).to_le_bytes());
     frame[4] = kind as u8;
-    frame[5] = FRAME_VERSION;
+    frame[5] = WRITTEN_FRAME;
     Ok(frame)
 }
 
@@ -157,7 +162,7 @@ pub fn decode_header<M: Message>(header: [u8; HEADER_BYTES]) -> Result<usize, Co
             got: kind,
         });
     }
-    if version != FRAME_VERSION {
+    if !(OLDEST_FRAME..=FRAME_VERSION).contains(&version) {
         return Err(CodecError::WrongVersion { got: version });
     }
     let bytes = u32::from_le_bytes([a, b, c, d]) as usize;

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Workers of one class compute equal bits from equal inputs: library version, device kind and
-/// the settings that choose kernels.
+/// Workers of one class compute equal bits from equal inputs: versions of Evoring and of the library,
+/// device kind and the settings that choose kernels.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NumericsClass(pub String);
 

@@ -51,6 +51,8 @@ pub struct PeerHealth {
     pub applied: u64,
     /// Bytes of its log's file.
     pub log_bytes: u64,
+    /// Bytes that its store's file system has for it; absent until it was looked at.
+    pub free_bytes: Option<u64>,
     /// Why its store takes no writes, or why space is low.
     pub trouble: Option<String>,
 }

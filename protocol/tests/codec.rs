@@ -5,8 +5,8 @@ use evoring_protocol::client::{
     WorkerView,
 };
 use evoring_protocol::codec::{
-    self, CodecError, FRAME_VERSION, FrameKind, HEADER_BYTES, Message, decode_body, decode_header,
-    encode, read_frame, write_frame,
+    self, CodecError, FRAME_VERSION, FrameKind, HEADER_BYTES, Message, OLDEST_FRAME, WRITTEN_FRAME,
+    decode_body, decode_header, encode, read_frame, write_frame,
 };
 use evoring_protocol::event::{Event, EventKind};
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
@@ -231,13 +231,14 @@ proptest! {
     fn headers(
         bytes in any::<u32>(),
         kind in prop_oneof![Just(FrameKind::ClientRequest as u8), any::<u8>()],
-        version in prop_oneof![Just(FRAME_VERSION), any::<u8>()],
+        version in prop_oneof![OLDEST_FRAME..=FRAME_VERSION, any::<u8>()],
         shift in 0..32u32,
     ) {
         let bytes = bytes >> shift;
         let decoded = decode_header::<ClientRequest>(header(bytes, kind, version));
         let fits = bytes as usize <= limits::CLIENT_REQUEST_BYTES;
-        let right = kind == FrameKind::ClientRequest as u8 && version == FRAME_VERSION && fits;
+        let is_read = (OLDEST_FRAME..=FRAME_VERSION).contains(&version);
+        let right = kind == FrameKind::ClientRequest as u8 && is_read && fits;
         prop_assert_eq!(decoded.ok(), right.then_some(bytes as usize));
     }
 
@@ -593,6 +594,20 @@ fn bodies_are_read_as_they_come() {
     assert!(short.most_asked < 64 << 10, "{}", short.most_asked);
 }
 
+/// Claim: what is written is read, by this build and by the oldest that it talks to, and the ends of the
+/// range are its ends. Method: the constants, and a header of each version around them.
+#[test]
+fn versions_of_frames() {
+    let kind = FrameKind::ClientRequest as u8;
+    let written = codec::encode(&ClientRequest::Status).unwrap()[5];
+    assert_eq!(written, WRITTEN_FRAME);
+    for version in 0..=u8::MAX {
+        let is_read = decode_header::<ClientRequest>(header(1, kind, version)).is_ok();
+        assert_eq!(is_read, (OLDEST_FRAME..=FRAME_VERSION).contains(&version));
+        assert!(is_read || version != written);
+    }
+}
+
 /// Claim: errors name what came and what was expected.
 /// Method: their texts.
 #[test]
@@ -608,7 +623,7 @@ fn errors_say_what_to_do() {
     );
     assert_eq!(
         wrong(2, FRAME_VERSION + 1),
-        "frame of version 3: this build speaks 2; run the same build of Evoring on both sides"
+        "frame of version 4: this build reads 3 to 3; run builds of Evoring that speak one protocol"
     );
     let error = WorkError {
         message: "train-images: offset 16: truncated".to_owned(),

@@ -22,7 +22,7 @@ use std::io::Cursor;
 /// The versions that the bytes below belong to.
 #[test]
 fn versions() {
-    assert_eq!((FRAME_VERSION, PROTOCOL_VERSION), (2, 2));
+    assert_eq!((FRAME_VERSION, PROTOCOL_VERSION), (3, 3));
 }
 
 /// Claim: `message` has these bytes, and they mean it.
@@ -96,7 +96,7 @@ fn worker_reports() {
     };
     pinned(
         &WorkerReport::Hello(hello),
-        "6b000000 01 02 \
+        "6b000000 01 03 \
          0010302e312e302b70726f746f636f6c2e3103772d31ffffffffffffffffff01 \
          d2090168020363707501007f000001a84601ac020201070103772d3103040580 \
          a0f1c2b134aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa \
@@ -106,7 +106,7 @@ fn worker_reports() {
         &WorkerReport::Heartbeat {
             executors: vec![0, 70000],
         },
-        "06000000 01 02 010200f0a204",
+        "06000000 01 03 010200f0a204",
     );
     let outcomes = vec![
         ItemOutcome {
@@ -127,7 +127,7 @@ fn worker_reports() {
             lease: lease(),
             outcomes,
         },
-        "41000000 01 02 \
+        "41000000 01 03 \
          0206ac020201070103772d3103040580a0f1c2b134aaaaaaaaaaaaaaaaaaaaaa \
          aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0207000209080801026e6f \
          01",
@@ -142,7 +142,7 @@ fn worker_reports() {
             number: 5,
         }),
     };
-    pinned(&exited, "0b000000 01 02 0505d209017800 01000405");
+    pinned(&exited, "0b000000 01 03 0505d209017800 01000405");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn rank_reports() {
             held: held(),
             event: finished,
         },
-        "0a000000 01 02 03070102030405020101",
+        "0a000000 01 03 03070102030405020101",
     );
     let progress = TrainingProgress {
         step: 10,
@@ -166,14 +166,14 @@ fn rank_reports() {
             held: held(),
             progress,
         },
-        "10000000 01 02 0401020304050a14000000000000e03f",
+        "10000000 01 03 0401020304050a14000000000000e03f",
     );
     pinned(
         &WorkerReport::Log {
             job: JobId(1),
             lines: vec!["ä".to_owned()],
         },
-        "06000000 01 02 06010102c3a4",
+        "06000000 01 03 06010102c3a4",
     );
 }
 
@@ -186,7 +186,7 @@ fn worker_commands() {
     };
     pinned(
         &grant,
-        "67000000 02 02 \
+        "67000000 02 03 \
          02ac020201070103772d3103040580a0f1c2b134aaaaaaaaaaaaaaaaaaaaaaaa \
          aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac0202067365617263680203 \
          01020301dddddddddddddddddddddddddddddddddddddddddddddddddddddddd \
@@ -210,7 +210,7 @@ fn worker_commands() {
             roster,
             assignment: assignment(),
         },
-        "7f000000 02 02 \
+        "7f000000 02 03 \
          030102030405030103772d310555555555555555555555555555555555555555 \
          555555555555555555555555550164dddddddddddddddddddddddddddddddddd \
          ddddddddddddddddddddddddddddddac020206736561726368020301020301dd \
@@ -218,11 +218,11 @@ fn worker_commands() {
     );
     pinned(
         &WorkerCommand::Acknowledge { sequence: 128 },
-        "03000000 02 02 068001",
+        "03000000 02 03 068001",
     );
     pinned(
         &WorkerCommand::Refuse(RemoteError::new(ErrorCode::VersionMismatch, "old")),
-        "06000000 02 02 0103036f6c64",
+        "06000000 02 03 0103036f6c64",
     );
 }
 
@@ -236,11 +236,11 @@ fn clients() {
     };
     pinned(
         &submit,
-        "24000000 03 02 \
+        "24000000 03 03 \
          001111111111111111111111111111111106612e746f6d6c0a6b696e64203d20 \
          22782201",
     );
-    pinned(&ClientRequest::Status, "01000000 03 02 0a");
+    pinned(&ClientRequest::Status, "01000000 03 03 0a");
     let event = Event {
         number: 1,
         time_ms: 2,
@@ -252,15 +252,15 @@ fn clients() {
             coordinator: "c".to_owned(),
             events: vec![event],
         },
-        "0a000000 04 02 0601630101020109 1203",
+        "0a000000 04 03 0601630101020109 1203",
     );
     pinned(
         &ClientReply::BlobChunk(vec![1, 2]),
-        "04000000 04 02 09020102",
+        "04000000 04 03 09020102",
     );
     pinned(
         &ClientReply::Error(RemoteError::new(ErrorCode::Internal, "x")),
-        "04000000 04 02 0b070178",
+        "04000000 04 03 0b070178",
     );
 }
 
@@ -274,16 +274,16 @@ fn executors() {
     };
     pinned(
         &run,
-        "3b000000 05 02 \
+        "3b000000 05 03 \
          0001ac020206736561726368020301020301dddddddddddddddddddddddddddd \
          dddddddddddddddddddddddddddddddddddd01032f696e01000105",
     );
-    pinned(&ExecutorCommand::Stop { task: 2 }, "02000000 05 02 0202");
+    pinned(&ExecutorCommand::Stop { task: 2 }, "02000000 05 03 0202");
     pinned(
         &ExecutorReport::Ready {
             numerics: NumericsClass("cpu".to_owned()),
         },
-        "05000000 06 02 0003637075",
+        "05000000 06 03 0003637075",
     );
     let error = WorkError {
         message: "no".to_owned(),
@@ -291,7 +291,7 @@ fn executors() {
     };
     pinned(
         &ExecutorReport::RankFailed { task: 3, error },
-        "06000000 06 02 0603026e6f02",
+        "06000000 06 03 0603026e6f02",
     );
 }
 
@@ -302,6 +302,7 @@ fn health() -> PeerHealth {
         process: 1234,
         applied: 300,
         log_bytes: 4096,
+        free_bytes: Some(4096),
         trouble: Some("full".to_owned()),
     }
 }
@@ -313,18 +314,18 @@ fn groups() {
         key: "k".to_owned(),
         value: "v".to_owned(),
     };
-    pinned(&label, "07000000 03 02 0bac02016b0176");
-    pinned(&ClientRequest::Cluster, "01000000 03 02 0c");
+    pinned(&label, "07000000 03 03 0bac02016b0176");
+    pinned(&ClientRequest::Cluster, "01000000 03 03 0c");
     let add = ClientRequest::AddMember {
         name: "c2".to_owned(),
         address: "h:1".to_owned(),
     };
-    pinned(&add, "08000000 03 02 0d02633203683a31");
+    pinned(&add, "08000000 03 03 0d02633203683a31");
     pinned(
         &ClientRequest::RemoveMember { id: 300 },
-        "03000000 03 02 0eac02",
+        "03000000 03 03 0eac02",
     );
-    pinned(&ClientRequest::TransferLeadership, "01000000 03 02 0f");
+    pinned(&ClientRequest::TransferLeadership, "01000000 03 03 0f");
     let leader = Some(LeaderHint {
         name: "c2".to_owned(),
         address: "h:1".to_owned(),
@@ -333,7 +334,7 @@ fn groups() {
         &ClientReply::NotLeader {
             leader: leader.clone(),
         },
-        "09000000 04 02 0c0102633203683a31",
+        "09000000 04 03 0c0102633203683a31",
     );
     let member = MemberView {
         id: 2,
@@ -356,17 +357,17 @@ fn groups() {
     };
     pinned(
         &ClientReply::Cluster(Box::new(view)),
-        "2a000000 04 02 \
+        "2d000000 04 03 \
          0d02633101670304010105010202633203683a3102010901016203d209ac0280 \
-         20010466756c6c010700",
+         20018020010466756c6c010700",
     );
     pinned(
         &ClientReply::MemberAdded { id: 300 },
-        "03000000 04 02 0eac02",
+        "03000000 04 03 0eac02",
     );
     pinned(
         &WorkerCommand::NotLeader { leader },
-        "09000000 02 02 070102633203683a31",
+        "09000000 02 03 070102633203683a31",
     );
 }
 
@@ -380,19 +381,19 @@ fn peers() {
     };
     pinned(
         &PeerMessage::Hello(hello.clone()),
-        "17000000 07 02 0022222222222222222222222222222222010203683a31",
+        "17000000 07 03 0022222222222222222222222222222222010203683a31",
     );
     pinned(
         &PeerMessage::Join(hello),
-        "17000000 07 02 0122222222222222222222222222222222010203683a31",
+        "17000000 07 03 0122222222222222222222222222222222010203683a31",
     );
     pinned(
         &PeerMessage::Raft(vec![vec![1, 2], Vec::new()]),
-        "06000000 07 02 020202010200",
+        "06000000 07 03 020202010200",
     );
     pinned(
         &PeerMessage::Health(health()),
-        "10000000 07 02 03016203d209ac028020010466756c6c",
+        "13000000 07 03 03016203d209ac028020018020010466756c6c",
     );
     let start = PeerMessage::SnapshotStart {
         message: vec![1],
@@ -401,19 +402,19 @@ fn peers() {
     };
     pinned(
         &start,
-        "25000000 07 02 \
+        "25000000 07 03 \
          040101ac02dddddddddddddddddddddddddddddddddddddddddddddddddddddd \
          dddddddddd",
     );
     pinned(
         &PeerMessage::SnapshotChunk(vec![9]),
-        "03000000 07 02 050109",
+        "03000000 07 03 050109",
     );
-    pinned(&PeerReply::Welcome, "01000000 08 02 00");
+    pinned(&PeerReply::Welcome, "01000000 08 03 00");
     let refused = PeerReply::Refused {
         refusal: PeerRefusal::WrongId,
         message: "no".to_owned(),
     };
-    pinned(&refused, "05000000 08 02 0101026e6f");
-    pinned(&PeerReply::SnapshotTaken, "01000000 08 02 02");
+    pinned(&refused, "05000000 08 03 0101026e6f");
+    pinned(&PeerReply::SnapshotTaken, "01000000 08 03 02");
 }

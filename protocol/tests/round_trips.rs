@@ -191,6 +191,7 @@ fn health() -> BoxedStrategy<PeerHealth> {
         process: any::<u32>(),
         applied: any::<u64>(),
         log_bytes: any::<u64>(),
+        free_bytes: option::of(any::<u64>()),
         trouble: option::of(text()),
     })
 }

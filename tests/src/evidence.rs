@@ -22,7 +22,7 @@ pub use merged::merged;
 pub use rosters::is_growth;
 
 /// An item of a map of a job.
-type Item = (JobId, DemandId, ItemIndex);
+pub type Item = (JobId, DemandId, ItemIndex);
 
 /// Whether the events show that a victim died within the stage while it held work.
 pub fn kill_counts(events: &[Event], stage: &str, victim: Victim, struck: &[Struck]) -> bool {

@@ -15,7 +15,7 @@ pub const ROWS: [&str; 10] = [
 ];
 
 /// An `evolve.prune` job on Fashion-MNIST: every stage is real, only the counts are small.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PruneJob {
     /// Training passes over 1,600 images.
     pub epochs: u32,
@@ -45,6 +45,16 @@ impl Default for PruneJob {
 }
 
 impl PruneJob {
+    /// Long enough in every stage for a strike to hit, short enough for a test.
+    pub fn to_be_struck(generations: u32) -> Self {
+        Self {
+            epochs: 10,
+            finetune_epochs: 6,
+            generations,
+            ..Self::default()
+        }
+    }
+
     /// The job file.
     pub fn text(&self) -> String {
         let Self {

@@ -4,9 +4,10 @@
 //!
 //! Start with [`cluster::Cluster`]; [`binaries`] builds what it runs; [`job`] writes job files
 //! small enough for a test and real in every part, [`images`] data sets; [`scenario`] kills
-//! processes, and [`evidence`] is what the events say about it. [`linearizability`] judges what
-//! clients were answered. [`process`] and [`namespace`] are what the operating system has to say
-//! and to give.
+//! processes, [`group`] strikes those of several coordinators, [`network`] cuts them off from each
+//! other, and [`evidence`] is what the events say about it. [`client`] asks at the same time as
+//! others and records what it was answered, which [`linearizability`] judges. [`process`] and
+//! [`namespace`] are what the operating system has to say and to give.
 //!
 //! [`simulation`] needs no processes: it drives the cores.
 //!

@@ -6,13 +6,15 @@
 //! between two leases when the signal arrives, it is killed again until a kill counts; if the stage
 //! ends first, the test fails.
 
-use crate::cluster::{Cluster, executors, kill, wait_for};
+use crate::cluster::{Cluster, RepeatableBytes, executors, kill, wait_for};
 use crate::evidence::{
     assert_nothing_recorded_is_repeated, is_end, is_work, kill_counts, was_tried_again,
 };
+use crate::job::PruneJob;
 use evoring_protocol::WorkerId;
 use evoring_protocol::event::{Event, EventKind};
 use serde_json::Value;
+use std::sync::OnceLock;
 
 /// Who dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,23 @@ pub struct Struck {
 
 /// Most kills of one scenario; a fifth death within a minute would end the cluster.
 const KILLS: usize = 4;
+
+/// What `job` makes on two workers when nothing happens to it; run once for each program of tests.
+///
+/// # Panics
+/// If it was asked for another job before, or the job does not finish.
+pub fn undisturbed(job: &PruneJob) -> &'static RepeatableBytes {
+    static REFERENCE: OnceLock<(PruneJob, RepeatableBytes)> = OnceLock::new();
+    let (made_of, bytes) = REFERENCE.get_or_init(|| {
+        let cluster = Cluster::start(2);
+        let number = cluster.submit(&job.text());
+        let view = cluster.wait_for_end(number);
+        assert_eq!(view["status"], "finished", "{view}\n{}", cluster.logs());
+        (job.clone(), cluster.repeatable_bytes(number))
+    });
+    assert_eq!(made_of, job, "one reference for each program");
+    bytes
+}
 
 /// Runs `text` on `workers` workers of one slot, kills `victim` in `stage` until a kill counts, and
 /// returns the cluster and the finished job's number.

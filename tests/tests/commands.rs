@@ -6,7 +6,7 @@
 
 use evoring_protocol::event::{Event, EventKind};
 use evoring_tests::binaries;
-use evoring_tests::cluster::{Cluster, alone};
+use evoring_tests::cluster::{Cluster, RepeatableBytes, alone};
 use evoring_tests::images;
 use evoring_tests::job::PruneJob;
 use evoring_tests::process::http_body;
@@ -323,4 +323,49 @@ fn metrics_are_those_documented() {
         let sum: f64 = pages[1..].iter().map(|page| value(page, name)).sum();
         assert!(sum > 0.0, "{name}");
     }
+}
+
+/// Claim: `run` with three coordinators makes one group of them, which runs the job to the same bytes
+/// as one alone.
+/// Method: the small job both ways, in folders that stay; the event files say who knew of the job.
+#[test]
+fn run_with_several_coordinators() {
+    let _alone = alone();
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let place = folder.path().join("images");
+    images::write(&place);
+    let job = folder.path().join("job.toml");
+    std::fs::write(&job, images::job(&place)).expect("a job file");
+    let made = |coordinators: &str| {
+        let [cluster, out] = ["cluster", "out"].map(|what| {
+            let name = format!("{what}-{coordinators}");
+            folder.path().join(name)
+        });
+        let run = Command::new(binaries::binary("evoring"))
+            .args(["run", text(&job), "--coordinators", coordinators])
+            .args(["--workers", "2", "--dir", text(&cluster)])
+            .args(["--out", text(&out)])
+            .current_dir(folder.path())
+            .env("XDG_STATE_HOME", folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .expect("evoring starts");
+        told(&run);
+        (cluster, RepeatableBytes::read(&out))
+    };
+    let (cluster, of_three) = made("3");
+    let knew = ["c1", "c2", "c3"].map(|name| {
+        let file = cluster.join(name).join("events");
+        let lines = std::fs::read_to_string(&file);
+        let lines = lines.unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        // The last line may be half there.
+        let mut events = lines
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        events.any(|event: Event| matches!(event.kind, EventKind::JobSubmitted { .. }))
+    });
+    assert_eq!(knew, [true; 3], "each coordinator has the job in its log");
+    let (cluster, of_one) = made("1");
+    assert!(!cluster.join("c1").exists(), "one stands alone");
+    of_three.assert_equals(&of_one, "three coordinators");
 }

@@ -8,19 +8,18 @@
 //! process took the office.
 
 use evoring_protocol::event::{Event, EventKind};
-use evoring_protocol::{DemandId, ItemIndex, JobId};
 use evoring_tests::client::Clients;
-use evoring_tests::cluster::{Cluster, RepeatableBytes, alone};
-use evoring_tests::evidence::{assert_nothing_recorded_is_repeated, is_end, is_work};
+use evoring_tests::cluster::{Cluster, alone};
+use evoring_tests::evidence::{Item, assert_nothing_recorded_is_repeated, is_end, is_work};
 use evoring_tests::group::{Away, Strike, awaited};
 use evoring_tests::job::PruneJob;
 use evoring_tests::linearizability::{JobModel, LabelModel, check};
 use evoring_tests::namespace::not_run;
 use evoring_tests::network::Cut;
 use evoring_tests::process::http_body;
+use evoring_tests::scenario::undisturbed;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How long all coordinators are away, if `EVORING_OUTAGE_SECONDS` says nothing else: longer than any
@@ -39,24 +38,8 @@ fn outage() -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Long enough in every stage for a strike to hit, short enough for a test.
 fn job() -> PruneJob {
-    PruneJob {
-        epochs: 10,
-        finetune_epochs: 6,
-        generations: 8,
-        ..PruneJob::default()
-    }
-}
-
-fn undisturbed() -> &'static RepeatableBytes {
-    static REFERENCE: OnceLock<RepeatableBytes> = OnceLock::new();
-    REFERENCE.get_or_init(|| {
-        let cluster = Cluster::start(2);
-        let job = cluster.submit(&job().text());
-        finish(&cluster, job);
-        cluster.repeatable_bytes(job)
-    })
+    PruneJob::to_be_struck(8)
 }
 
 /// Waits for the result, and returns the job's last view.
@@ -71,7 +54,7 @@ fn assert_undisturbed(cluster: &Cluster, job: u64, what: &str) {
     finish(cluster, job);
     cluster
         .repeatable_bytes(job)
-        .assert_equals(undisturbed(), what);
+        .assert_equals(undisturbed(&self::job()), what);
     assert_nothing_recorded_is_repeated(&cluster.merged_events());
     cluster.wait_for_group();
     cluster.wait_until_applied_alike();
@@ -80,7 +63,7 @@ fn assert_undisturbed(cluster: &Cluster, job: u64, what: &str) {
 /// Runs the job on a group and strikes once in each of the stages.
 fn check_strikes(stages: &[&str], strike: Strike) {
     let _alone = alone();
-    undisturbed();
+    undisturbed(&self::job());
     let cluster = Cluster::start_group(3, 2);
     let job = cluster.submit(&self::job().text());
     for stage in stages {
@@ -115,7 +98,7 @@ fn coordinators_cut_off() {
         Ok(cluster) => cluster,
         Err(reason) => return not_run("coordinators_cut_off", &reason),
     };
-    undisturbed();
+    undisturbed(&self::job());
     let job = cluster.submit(&self::job().text());
     cluster.strike_in("train", Strike::Cut(Cut::Both));
     for cut in [Cut::Sends, Cut::Receives] {
@@ -131,9 +114,6 @@ fn coordinators_cut_off() {
     cluster.network().heal(&names[0], Cut::Both);
     assert_undisturbed(&cluster, job, "coordinators cut off");
 }
-
-/// Items of maps.
-type Item = (JobId, DemandId, ItemIndex);
 
 /// How often each item was handed out other than as a copy, and how often it got a result.
 fn counts(events: &[Event]) -> (BTreeMap<Item, usize>, BTreeMap<Item, usize>) {
@@ -184,7 +164,7 @@ fn sum_of_metric(cluster: &Cluster, name: &str) -> u64 {
 /// against what the workers counted.
 fn check_outage_of_search(how: Away) {
     let _alone = alone();
-    undisturbed();
+    undisturbed(&self::job());
     let cluster = Cluster::start_group(3, 2);
     let job = cluster.submit(&self::job().text());
     let is_held = |events: &[Event]| {
@@ -224,7 +204,7 @@ fn check_outage_of_search(how: Away) {
 /// checkpoints must appear in the blob store.
 fn check_outage_of_gang(how: Away) {
     let _alone = alone();
-    undisturbed();
+    undisturbed(&self::job());
     let cluster = Cluster::start_group(3, 2);
     let job = cluster.submit(&self::job().text());
     cluster.wait_for("a checkpoint of the training", || {

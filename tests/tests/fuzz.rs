@@ -1,6 +1,6 @@
-//! Every decoder that reads from a network, a disk or a user stands its corpus and what mutations
-//! make of it: no panic, no hang, no more memory than its target says, and what it decodes survives
-//! another round.
+//! Every target, a decoder that reads from a network, a disk or a user, stands its corpus and what
+//! mutations make of it: no panic, no hang, no more memory than its target says, and what it decodes
+//! survives another round.
 //!
 //! A failure names the input's file and the command that tries it again. `docs/fuzzing.md` is the
 //! guide; the variables are

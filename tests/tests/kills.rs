@@ -5,36 +5,18 @@
 //! (shown by the events, see `evidence`), and compares `population.json`, `model.safetensors` and
 //! `report.json`'s `result`.
 
-use evoring_tests::cluster::{Cluster, RepeatableBytes, alone};
+use evoring_tests::cluster::alone;
 use evoring_tests::job::PruneJob;
-use evoring_tests::scenario::{Victim, run_with_kill};
-use std::sync::OnceLock;
+use evoring_tests::scenario::{Victim, run_with_kill, undisturbed};
 
-/// Long enough in every stage for a kill to hit, short enough for a test.
 fn job() -> PruneJob {
-    PruneJob {
-        epochs: 10,
-        finetune_epochs: 6,
-        generations: 6,
-        ..PruneJob::default()
-    }
-}
-
-fn undisturbed() -> &'static RepeatableBytes {
-    static REFERENCE: OnceLock<RepeatableBytes> = OnceLock::new();
-    REFERENCE.get_or_init(|| {
-        let cluster = Cluster::start(2);
-        let job = cluster.submit(&job().text());
-        let view = cluster.wait_for_end(job);
-        assert_eq!(view["status"], "finished", "{view}\n{}", cluster.logs());
-        cluster.repeatable_bytes(job)
-    })
+    PruneJob::to_be_struck(6)
 }
 
 fn check(stage: &str, victim: Victim) {
     let _alone = alone();
-    let reference = undisturbed();
-    let (cluster, job) = run_with_kill(&self::job().text(), 2, stage, victim);
+    let reference = undisturbed(&job());
+    let (cluster, job) = run_with_kill(&job().text(), 2, stage, victim);
     cluster
         .repeatable_bytes(job)
         .assert_equals(reference, &format!("{victim:?} killed in {stage}"));

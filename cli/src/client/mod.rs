@@ -6,8 +6,10 @@
 //! the silence of the old connection.
 //! CLIENT-3: which coordinator leads is the client's affair: one that does not is left for the one
 //! that it names, else for the next, and nobody is told.
+//! CLIENT-4: one that is merely silent is asked on, beside another that leads (`beside.rs`).
 
 mod access;
+mod beside;
 mod group;
 mod setback;
 
@@ -29,7 +31,7 @@ pub const SHORT_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a command that follows something waits for a cluster that has gone.
 pub const LONG_PATIENCE: Duration = Duration::from_secs(60);
 /// At least this long a group is waited for: an election takes one or two seconds, more on a busy
-/// machine, and a frozen leader is noticed after three.
+/// machine, and a stream's frozen leader is noticed after three.
 const GROUP_PATIENCE: Duration = Duration::from_secs(10);
 /// A coordinator for which there are others is given up after this.
 const GROUP_CONNECT: Duration = Duration::from_secs(2);
@@ -90,7 +92,18 @@ impl Client {
     /// Cancel-safe, as every request is (CLIENT-1).
     pub async fn try_ask(&mut self, request: &ClientRequest) -> Result<ClientReply, Setback> {
         let current = self.connection().await?;
-        self.ask_on(current, request).await
+        let access = self.access.clone();
+        let asked = current.clone();
+        let (current, answer) = tokio::select! {
+            biased;
+            answer = self.ask_on(current, request) => return answer,
+            answered = beside::ask_beside(&access, &asked, request) => answered,
+        };
+        self.current = Some(current);
+        if answer.is_ok() {
+            self.search.found();
+        }
+        answer
     }
 
     async fn ask_on(
@@ -99,9 +112,7 @@ impl Client {
         request: &ClientRequest,
     ) -> Result<ClientReply, Setback> {
         let mut replies = self.open_on(current, request).await?;
-        let reply = replies.next().await?.ok_or_else(|| {
-            Setback::unreachable("the coordinator ended the request without an answer")
-        })?;
+        let reply = replies.first().await?;
         self.search.found();
         Ok(reply)
     }
@@ -166,23 +177,15 @@ impl Client {
         current: Current,
         request: &ClientRequest,
     ) -> Result<Replies, Setback> {
-        let opened = async {
-            let (mut sender, receiver) = current.connection.open().await?;
-            sender.send(request).await?;
-            sender.finish();
-            Ok(receiver.into_queue::<ClientReply>(8))
-        };
         let access = self.access.clone();
-        let queue = tokio::select! {
+        let seen = current.seen.clone();
+        tokio::select! {
             biased;
-            opened = opened => opened.map_err(|error| self.lost(&error)),
-            () = moved(&access, &current.seen) => Err(has_moved()),
-        }?;
-        Ok(Replies {
-            queue,
-            access,
-            current,
-        })
+            opened = Replies::open(access.clone(), current, request) => {
+                opened.map_err(|error| self.lost(&error))
+            }
+            () = moved(&access, &seen) => Err(has_moved()),
+        }
     }
 
     /// The connection there is, or a new one to the most likely leader that answers.
@@ -261,6 +264,28 @@ pub struct Replies {
 }
 
 impl Replies {
+    async fn open(
+        access: Access,
+        current: Current,
+        request: &ClientRequest,
+    ) -> Result<Self, TransportError> {
+        let (mut sender, receiver) = current.connection.open().await?;
+        sender.send(request).await?;
+        sender.finish();
+        Ok(Self {
+            queue: receiver.into_queue::<ClientReply>(8),
+            access,
+            current,
+        })
+    }
+
+    /// The first reply, which every request has.
+    async fn first(&mut self) -> Result<ClientReply, Setback> {
+        self.next().await?.ok_or_else(|| {
+            Setback::unreachable("the coordinator ended the request without an answer")
+        })
+    }
+
     /// The next reply; `None` at the end. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<ClientReply>, Setback> {
         let received = tokio::select! {

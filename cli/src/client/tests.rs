@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
+use tokio::sync::watch;
 
 /// Far longer than any of these tests may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -122,6 +123,75 @@ fn member(id: u64, address: String) -> MemberView {
         health: None,
         heard_ms: None,
         problem: None,
+    }
+}
+
+/// The group at which `c{answered_by}` answers and `c{leader}` leads, which listens at `address`.
+fn led_by(answered_by: u64, leader: u64, address: SocketAddr) -> ClientReply {
+    let members = [answered_by, leader].map(|id| match id == leader {
+        true => member(id, address.to_string()),
+        false => member(id, no_address().to_string()),
+    });
+    ClientReply::Cluster(Box::new(ClusterView {
+        answered_by: format!("c{answered_by}"),
+        group: "g".to_owned(),
+        version: 3,
+        term: 4,
+        leader: Some(leader),
+        commit: 5,
+        members: members.to_vec(),
+    }))
+}
+
+/// For one whose address does not matter.
+fn no_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 1))
+}
+
+/// A coordinator that answers nothing before it is told to, and everything from then on.
+struct Slow {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<ClientRequest>>>,
+    answers: watch::Sender<bool>,
+}
+
+impl Slow {
+    fn start(group: &Group, index: usize) -> Self {
+        let name = format!("c{index}");
+        let identity = group
+            .authority
+            .issue(Role::Coordinator, &name, SystemTime::now())
+            .unwrap();
+        let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &identity).unwrap();
+        let address = listener.local_addr();
+        announce(group.folder.path(), index, address);
+        let (answers, may_answer) = watch::channel(false);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Some(accepted) = listener.accept().await {
+                let (noted, mut may_answer) = (Arc::clone(&noted), may_answer.clone());
+                let connection = accepted.unwrap();
+                tokio::spawn(async move {
+                    loop {
+                        let (mut sender, mut receiver) = connection.accept().await?;
+                        if let Some(request) = receiver.receive::<ClientRequest>().await? {
+                            noted.lock().unwrap().push(request);
+                        }
+                        if may_answer.wait_for(|may| *may).await.is_ok() {
+                            sender.send(&ClientReply::Done).await?;
+                        }
+                    }
+                    #[expect(unreachable_code, reason = "names the type of errors")]
+                    Ok::<(), TransportError>(())
+                });
+            }
+        });
+        Self {
+            address,
+            asked,
+            answers,
+        }
     }
 }
 
@@ -364,4 +434,110 @@ async fn the_leader_tells_about_the_group() {
     );
     let view = group.client().cluster().await.unwrap();
     assert!(is_told_by_leader(&view), "{view:?}");
+}
+
+// CLIENT-1, CLIENT-4. Claim: while the coordinator that was asked is silent, the request goes to
+// another one that leads, under the same key, be that one in the cluster file or only known to the
+// others; a rumour is not enough. Method: a coordinator that holds its connection and never answers,
+// a follower that names a third, and one that nobody listed but leads.
+#[tokio::test]
+async fn a_silent_coordinator_is_asked_beside_another() {
+    let submit = ClientRequest::Submit {
+        key: evoring_protocol::SubmissionKey([9; 16]),
+        file: "a.toml".to_owned(),
+        text: String::new(),
+        refuse_unless_fits: false,
+    };
+    let got = Arc::new(Mutex::new(Vec::new()));
+    let leading = |group: &Group, index: usize| {
+        let got = Arc::clone(&got);
+        let answer: Answer = Arc::new(move |_, request| {
+            Some(match request {
+                ClientRequest::Cluster => led_by(index as u64, index as u64, no_address()),
+                _ => {
+                    got.lock().unwrap().push(request.clone());
+                    ClientReply::Done
+                }
+            })
+        });
+        group.start(index, answer)
+    };
+    let group = Group::new(2);
+    let silent = Slow::start(&group, 0);
+    let leader = leading(&group, 7);
+    group.start(1, Arc::new(move |_, _| Some(led_by(1, 7, leader))));
+    let mut client = group.client();
+    assert_eq!(client.ask(&submit).await.unwrap(), ClientReply::Done);
+    assert_eq!(client.address(), Some(leader));
+    assert_eq!(*silent.asked.lock().unwrap(), std::slice::from_ref(&submit));
+    // The next one goes to the new leader alone.
+    assert_eq!(client.ask(&REQUEST).await.unwrap(), ClientReply::Done);
+    assert_eq!(*got.lock().unwrap(), [submit.clone(), REQUEST]);
+    assert_eq!(*silent.asked.lock().unwrap(), [submit]);
+}
+
+// CLIENT-4. Claim: a leader that is merely slow is waited for: nothing is sent to those who know no
+// other, or who lose their office before they answer. Method: a leader that answers once the others
+// were asked who leads several times; one knows that it does, one names it, one believes to lead
+// itself and does not.
+#[tokio::test]
+async fn a_slow_leader_is_waited_for() {
+    let group = Group::new(3);
+    let slow = Slow::start(&group, 0);
+    let address = slow.address;
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let rounds = Arc::new(AtomicUsize::new(0));
+    for index in 1..3_u64 {
+        let (asked, rounds) = (Arc::clone(&asked), Arc::clone(&rounds));
+        let answers = slow.answers.clone();
+        let answer: Answer = Arc::new(move |_, request| {
+            Some(match (request, index) {
+                (ClientRequest::Cluster, 1) => {
+                    if rounds.fetch_add(1, Ordering::SeqCst) == 2 {
+                        answers.send_replace(true);
+                    }
+                    led_by(1, 0, address)
+                }
+                (ClientRequest::Cluster, _) => led_by(index, index, no_address()),
+                _ => {
+                    asked.lock().unwrap().push(index);
+                    not_leader(Some(address))
+                }
+            })
+        });
+        group.start(index as usize, answer);
+    }
+    let mut client = group.client();
+    assert_eq!(client.ask(&REQUEST).await.unwrap(), ClientReply::Done);
+    assert_eq!(client.address(), Some(slow.address));
+    assert_eq!(slow.asked.lock().unwrap().len(), 1);
+    assert!(asked.lock().unwrap().iter().all(|index| *index == 2));
+}
+
+// CLIENT-1, CLIENT-4. Claim: what must not be done twice is not sent to another while the first is
+// silent. Method: a slow leader, another that claims to lead, and twice the silence that would send
+// the request there.
+#[tokio::test]
+async fn what_must_not_be_repeated_is_not_asked_beside() {
+    let group = Group::new(2);
+    let slow = Slow::start(&group, 0);
+    let others = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&others);
+    group.start(
+        1,
+        Arc::new(move |_, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Some(led_by(1, 1, no_address()))
+        }),
+    );
+    let mut client = group.client();
+    let answers = async {
+        tokio::time::sleep(2 * beside::SILENCE).await;
+        slow.answers.send_replace(true);
+    };
+    let request = ClientRequest::TransferLeadership;
+    let (outcome, ()) = tokio::join!(client.ask_unrepeated(&request), answers);
+    assert_eq!(outcome.unwrap(), Some(ClientReply::Done));
+    assert_eq!(slow.asked.lock().unwrap().len(), 1);
+    assert_eq!(others.load(Ordering::SeqCst), 0);
 }

@@ -85,8 +85,10 @@ fn members_table(view: &ClusterView) -> Table {
         ("matched", Align::Right),
         ("lag", Align::Right),
         ("log", Align::Right),
+        ("free", Align::Right),
         ("heard", Align::Right),
         ("build", Align::Left),
+        ("records", Align::Right),
         ("trouble", Align::Left),
     ]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
@@ -104,8 +106,10 @@ fn members_table(view: &ClusterView) -> Table {
             or_dash(member.matched.map(thousands)),
             or_dash(lag(view, member).map(thousands)),
             or_dash(health.map(|health| size_text(health.log_bytes))),
+            or_dash(health.and_then(|health| health.free_bytes).map(size_text)),
             or_dash(member.heard_ms.map(|ago| format!("{} ago", duration(ago)))),
             or_dash(health.map(|health| health.build.clone())),
+            or_dash(health.map(|health| health.version.to_string())),
             troubles
                 .into_iter()
                 .flatten()
@@ -119,7 +123,8 @@ fn members_table(view: &ClusterView) -> Table {
 fn size_text(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
-        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }
 
@@ -328,9 +333,9 @@ mod tests {
              records     version 3\n\
              told by     c1\n\
              \n\
-             id  name  role     address  matched  lag   log      heard  build  trouble\n \
-             1  c1    leader   h1:1         290   10  4 kB  0.0 s ago  b      space is low\n \
-             2  c2    joining  h2:1           -    -     -          -  -      no answer\n"
+             id  name  role     address  matched  lag   log    free      heard  build  records  trouble\n \
+             1  c1    leader   h1:1         290   10  4 kB  9.0 GB  0.0 s ago  b            3  space is low\n \
+             2  c2    joining  h2:1           -    -     -       -          -  -            -  no answer\n"
         );
         view.leader = None;
         assert!(status_text(&view, false).contains("leader      UNKNOWN"));

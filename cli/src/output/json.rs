@@ -153,6 +153,8 @@ struct MemberJson<'a> {
     lag: Option<u64>,
     trouble: Option<&'a str>,
     log_bytes: Option<u64>,
+    free_bytes: Option<u64>,
+    records: Option<u16>,
     build: Option<&'a str>,
     heard_ms: Option<u64>,
     problem: Option<&'a str>,
@@ -179,6 +181,8 @@ impl<'a> From<&'a ClusterView> for ClusterJson<'a> {
                 lag: lag(view, member),
                 trouble: health.and_then(|health| health.trouble.as_deref()),
                 log_bytes: health.map(|health| health.log_bytes),
+                free_bytes: health.and_then(|health| health.free_bytes),
+                records: health.map(|health| health.version),
                 build: health.map(|health| health.build.as_str()),
                 heard_ms: member.heard_ms,
                 problem: member.problem.as_deref(),
@@ -293,6 +297,7 @@ pub(crate) mod tests {
             process: 1234,
             applied: 300,
             log_bytes: 4096,
+            free_bytes: Some(9_000_000_000),
             trouble: Some("space is low".to_owned()),
         };
         let member = |id: u64, role| MemberView {
@@ -335,10 +340,12 @@ pub(crate) mod tests {
             "group": "g", "version": 3, "term": 4, "leader": 1, "commit": 300, "answered_by": "c1",
             "members": [
                 {"id": 1, "name": "c1", "address": "h1:1", "role": "leader", "process": 1234, "matched": 290,
-                    "lag": 10, "trouble": "space is low", "log_bytes": 4096, "build": "b", "heard_ms": 7,
+                    "lag": 10, "trouble": "space is low", "log_bytes": 4096, "free_bytes": 9_000_000_000u64,
+                    "records": 3, "build": "b", "heard_ms": 7,
                     "problem": null},
                 {"id": 2, "name": "c2", "address": "h2:1", "role": "joining", "process": null, "matched": null,
-                    "lag": null, "trouble": null, "log_bytes": null, "build": null, "heard_ms": null,
+                    "lag": null, "trouble": null, "log_bytes": null, "free_bytes": null,
+                    "records": null, "build": null, "heard_ms": null,
                     "problem": "no answer"},
             ],
         });

@@ -4,7 +4,7 @@ use super::maps::Running;
 use super::{Action, ConnectionId, Context, HEARTBEAT_MS, Scheduler, Use, mac};
 use crate::state::{Admission, Command};
 use evoring_protocol::event::EventKind;
-use evoring_protocol::version::build_id;
+use evoring_protocol::version::{BuildError, spoken_with};
 use evoring_protocol::work::{FailureCause, HeldRank, Lease, Member, Roster};
 use evoring_protocol::worker::{Hello, WorkerCommand};
 use evoring_protocol::{
@@ -371,13 +371,14 @@ pub(super) fn is_current(context: Context<'_>, worker: &WorkerId, held: &HeldRan
 
 fn check(hello: &Hello) -> Result<(), RemoteError> {
     let invalid = |message: String| Err(RemoteError::new(ErrorCode::Invalid, message));
-    if hello.build != build_id() {
-        let message = format!(
-            "worker {} is build {:.80}, this coordinator is build {}: run the same build of Evoring on both sides",
-            hello.worker,
-            hello.build,
-            build_id()
-        );
+    // Another version of the same messages is welcome: what it computes is of a class of its own.
+    if let Err(error) = spoken_with(&hello.build) {
+        let advice = match error {
+            BuildError::TooNew { .. } => "upgrade the coordinators first",
+            BuildError::TooOld { .. } => "upgrade the worker",
+            BuildError::Malformed(_) => "run a build of Evoring there",
+        };
+        let message = format!("worker {}: {error}; {advice}", hello.worker);
         return Err(RemoteError::new(ErrorCode::VersionMismatch, message));
     }
     if hello.slots == 0 || hello.slots > limits::WORKER_SLOTS {
@@ -398,4 +399,48 @@ fn check(hello: &Hello) -> Result<(), RemoteError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evoring_protocol::numerics::NumericsClass;
+    use evoring_protocol::version::{PROTOCOL_VERSION, build_id};
+
+    fn refusal(build: &str) -> Option<RemoteError> {
+        let hello = Hello {
+            build: build.to_owned(),
+            worker: WorkerId::new("w0").unwrap(),
+            incarnation: 1,
+            process: 10,
+            host: "h".to_owned(),
+            slots: 1,
+            numerics: NumericsClass("cpu".to_owned()),
+            metrics: None,
+            leases: Vec::new(),
+            ranks: Vec::new(),
+        };
+        check(&hello).err()
+    }
+
+    // VERSION-1. Claim: a worker of another version that speaks this protocol is taken, and one that
+    // does not is told what to upgrade. Method: made-up builds.
+    #[test]
+    fn other_versions_of_one_protocol_are_taken() {
+        assert_eq!(refusal(&build_id()), None);
+        assert_eq!(refusal(&format!("9.8.7+protocol.{PROTOCOL_VERSION}")), None);
+        for (build, advice) in [
+            (
+                format!("9.8.7+protocol.{}", PROTOCOL_VERSION + 1),
+                "upgrade the coordinators first",
+            ),
+            ("0.0.1+protocol.0".to_owned(), "upgrade the worker"),
+            ("0.1.0".to_owned(), "run a build of Evoring there"),
+        ] {
+            let error = refusal(&build).unwrap();
+            assert_eq!(error.code, ErrorCode::VersionMismatch);
+            assert!(error.message.starts_with("worker w0: "), "{error:?}");
+            assert!(error.message.ends_with(advice), "{error:?}");
+        }
+    }
 }

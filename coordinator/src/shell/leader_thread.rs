@@ -455,6 +455,7 @@ impl Worker {
                 process: std::process::id(),
                 applied: state.applied(),
                 log_bytes: self.parts.metrics.log_size(),
+                free_bytes: self.parts.metrics.free_bytes(),
                 trouble: leader.read_only().map(str::to_owned),
             };
             self.parts.raft.send(Input::Health(health.clone()));

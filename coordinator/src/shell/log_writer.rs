@@ -176,6 +176,7 @@ impl<S: LogStore> Worker<S> {
             return Ok(());
         };
         let free_bytes = device.f_bavail.saturating_mul(device.f_frsize);
+        self.parts.metrics.note_free_bytes(free_bytes);
         let (low, enough) = space_limits(self.parts.snapshot_bytes);
         let is_low = free_bytes < if self.is_low { enough } else { low };
         if is_low == self.is_low {

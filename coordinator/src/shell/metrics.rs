@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const OBSERVE_MS: u64 = 500;
 /// A leader thread that has done nothing for this long hangs.
 const HANGS_MS: u64 = 5_000;
+/// No disk has as much to spare.
+const NOT_LOOKED: u64 = u64::MAX;
 
 /// From a fast disk's sync to one that stalls.
 const WRITE_SECONDS: [f64; 12] = [
@@ -45,6 +47,8 @@ pub(super) struct Metrics {
     snapshot_write_seconds: Histogram,
     commit_seconds: Histogram,
     log_bytes: IntGauge,
+    /// For the other coordinators; hosts have gauges of their own for it.
+    free_bytes: AtomicU64,
     raft_term: IntGauge,
     leader_changes: IntCounter,
     rejected: IntCounter,
@@ -104,6 +108,7 @@ impl Metrics {
                 "Time from the proposal of an entry to its application, on the leader",
             )?,
             log_bytes: made.gauge("log_bytes", "Size of the log's file")?,
+            free_bytes: AtomicU64::new(NOT_LOOKED),
             raft_term: made.gauge("raft_term", "Raft's current term")?,
             leader_changes: made.counter(
                 "leader_changes_total",
@@ -200,6 +205,17 @@ impl Metrics {
     /// The size of the log's file.
     pub(super) fn log_size(&self) -> u64 {
         self.log_bytes.get() as u64
+    }
+
+    /// Notes what the log's file system has for it.
+    pub(super) fn note_free_bytes(&self, bytes: u64) {
+        self.free_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What the log's file system has for it, if it was looked at.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        let bytes = self.free_bytes.load(Ordering::Relaxed);
+        (bytes != NOT_LOOKED).then_some(bytes)
     }
 
     /// Notes Raft's term.

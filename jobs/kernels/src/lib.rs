@@ -35,15 +35,17 @@ pub fn initialise() {
     });
 }
 
-/// Class of this process: library, device, maker of the processor (by which libtorch's matrix
-/// products choose their kernels), and the settings that choose kernels.
+/// Class of this process: version of Evoring (whose kernels may change with any), library, device,
+/// maker of the processor (by which libtorch's matrix products choose their kernels), and the settings
+/// that choose kernels.
 pub fn numerics_class() -> NumericsClass {
     let settings = EXECUTOR_ENVIRONMENT.map(|(name, _)| {
         let value = std::env::var(name).unwrap_or_else(|_| "unset".to_owned());
         format!("{name}={value}")
     });
     NumericsClass(format!(
-        "libtorch-{LIBTORCH}/cpu-{}/{}",
+        "evoring-{}/libtorch-{LIBTORCH}/cpu-{}/{}",
+        env!("CARGO_PKG_VERSION"),
         processor_maker(),
         settings.join(",")
     ))

@@ -1,4 +1,5 @@
-//! Fuzz targets: one function for each decoder that reads from a network, a disk or a user.
+//! Fuzz targets: functions for decoders that read from a network, a disk or a user (`docs/fuzzing.md`
+//! names those that have none).
 //!
 //! A target takes any bytes and must neither panic nor hang; what it decodes it encodes again,
 //! decodes that and compares. [`TARGETS`] says how much memory each may hold meanwhile. The same

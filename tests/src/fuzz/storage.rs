@@ -11,6 +11,9 @@ const MARK_FILE: &str = "log.mark";
 const AREA_FILES: [&str; 2] = ["log.0", "log.1"];
 const MARK_KEY: u64 = 0x6d61_726b_0000_0000;
 const MARK_BYTES: usize = 36;
+const WITNESS_FILE: &str = "log.witness";
+/// Of the entries of [`writes`].
+const LAST_INDEX: u64 = 11;
 
 /// What the first byte of an input says about the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,16 +25,19 @@ pub enum Holds {
     Records = 1,
     /// Changes of a sound log of redb: place (3 bytes), length (1 byte), bytes.
     Changes = 2,
+    /// A witness beside a sound log of redb.
+    Witness = 3,
 }
 
-/// A log of the simulator's store, or changes of one of redb's.
+/// A log of the simulator's store, or changes of one of redb's or of its witness.
 pub fn log_record(data: &[u8]) {
     match data.split_first() {
-        Some((kind, rest)) if kind % 3 == Holds::Files as u8 => {
+        Some((kind, rest)) if kind % 4 == Holds::Files as u8 => {
             let (mark, area) = rest.split_at(rest.len().min(MARK_BYTES));
             drop(sector_store(mark, area));
         }
-        Some((kind, rest)) if kind % 3 == Holds::Records as u8 => drop(records(rest)),
+        Some((kind, rest)) if kind % 4 == Holds::Records as u8 => drop(records(rest)),
+        Some((kind, rest)) if kind % 4 == Holds::Witness as u8 => drop(witnessed(rest)),
         Some((_, rest)) => changes(rest),
         None => {}
     }
@@ -142,7 +148,7 @@ pub fn writes() -> [LogWrite; 2] {
         ..LogWrite::default()
     };
     let second = LogWrite {
-        entries: (8..12).map(entry).collect(),
+        entries: (8..=LAST_INDEX).map(entry).collect(),
         ..LogWrite::default()
     };
     [first, second]
@@ -157,6 +163,28 @@ fn changes(mut rest: &[u8]) {
         write(&disk, LOG_FILE, place, bytes.unwrap_or_default());
     }
     drop(opened(RedbStore::open_on(Arc::new(disk))));
+}
+
+/// A sound log beside a witness of these bytes: it is whole, or not opened.
+fn witnessed(witness: &[u8]) -> Option<RedbStore> {
+    let disk = sound().fork();
+    let file = disk.open(WITNESS_FILE, OpenAs::Emptied);
+    drop(file.expect("the disk works"));
+    write(&disk, WITNESS_FILE, 0, witness);
+    let store = opened(RedbStore::open_on(Arc::new(disk)))?;
+    let stored = store.load().expect("what was opened can be read");
+    assert_eq!(stored.last_index(), LAST_INDEX);
+    Some(store)
+}
+
+/// What the witness of a sound log says: that its [`writes`] were acknowledged.
+pub fn witness() -> Vec<u8> {
+    let disk = sound().fork();
+    let mut bytes = vec![0; disk.length(WITNESS_FILE).unwrap_or_default() as usize];
+    let file = disk.open(WITNESS_FILE, OpenAs::Present);
+    let read = file.and_then(|file| file.read_at(0, &mut bytes));
+    read.expect("the disk works");
+    [vec![Holds::Witness as u8], bytes].concat()
 }
 
 /// The bytes of a simulator's log with [`writes`]: mark and area in force.
@@ -199,10 +227,14 @@ mod tests {
         let files = rest("files");
         let (mark, area) = files.split_at(MARK_BYTES);
         let store = sector_store(mark, area).unwrap();
-        assert_eq!(store.load().unwrap().last_index(), 11);
+        assert_eq!(store.load().unwrap().last_index(), LAST_INDEX);
         let store = records(&rest("records")).unwrap();
-        assert_eq!(store.load().unwrap().last_index(), 11);
+        assert_eq!(store.load().unwrap().last_index(), LAST_INDEX);
         let store = opened(RedbStore::open_on(Arc::new(sound().fork()))).unwrap();
-        assert_eq!(store.load().unwrap().last_index(), 11);
+        assert_eq!(store.load().unwrap().last_index(), LAST_INDEX);
+        assert!(witnessed(&rest("witness")).is_some());
+        let mut damaged = rest("witness");
+        damaged[4] += 1;
+        assert!(witnessed(&damaged).is_none());
     }
 }

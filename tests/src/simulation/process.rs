@@ -425,6 +425,7 @@ impl Process {
             process: self.birth.boot as u32,
             applied: self.leader.state().applied(),
             log_bytes: 0,
+            free_bytes: None,
             trouble: self.leader.read_only().map(str::to_owned),
         }
     }

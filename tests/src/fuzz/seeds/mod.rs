@@ -4,9 +4,16 @@
 //! use them; a test compares them with what is made here. Other files there are inputs that were
 //! found once, and an identity, whose key no code makes twice.
 
+mod calls;
+mod clients;
+mod entries;
+mod events;
+mod executors;
 mod files;
+mod parts;
+mod peers;
 mod raft;
-mod values;
+mod workers;
 
 pub use files::zip;
 
@@ -19,21 +26,21 @@ pub type Seed = (&'static str, Vec<u8>);
 /// The seeds of a target.
 pub fn of(target: &str) -> Vec<Seed> {
     match target {
-        "worker_report" => values::worker_reports(),
-        "worker_command" => values::worker_commands(),
-        "client_request" => values::client_requests(),
-        "client_reply" => values::client_replies(),
-        "executor_command" => values::executor_commands(),
-        "executor_report" => values::executor_reports(),
-        "peer_message" => values::peer_messages(),
-        "peer_reply" => values::peer_replies(),
+        "worker_report" => workers::worker_reports(),
+        "worker_command" => workers::worker_commands(),
+        "client_request" => clients::client_requests(),
+        "client_reply" => clients::client_replies(),
+        "executor_command" => executors::executor_commands(),
+        "executor_report" => executors::executor_reports(),
+        "peer_message" => peers::peer_messages(),
+        "peer_reply" => peers::peer_replies(),
         "raft_message" => raft::raft_messages(),
         "log_record" => raft::logs(),
-        "frames" => values::frames(),
-        "batch" => values::batches(),
-        "state" => values::states(),
-        "event" => values::events(),
-        "call" => values::calls(),
+        "frames" => clients::frames(),
+        "batch" => entries::batches(),
+        "state" => entries::states(),
+        "event" => events::events(),
+        "call" => calls::calls(),
         "job_file" => files::job_files(),
         "driver" => files::answers(),
         "text" => files::texts(),

@@ -216,5 +216,6 @@ pub fn logs() -> Vec<Seed> {
         ("records", records.concat()),
         ("far", far.concat()),
         ("changes", changes.concat()),
+        ("witness", storage::witness()),
     ]
 }
