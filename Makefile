@@ -28,7 +28,7 @@ BENCH_RAFT := $(TARGET)/bench-raft-build
 help:
 	@echo 'make demo         set-up and the main job on this machine (examples/prune-fashion.toml)'
 	@echo 'make test         set-up and the tests; ends with "N passed, 0 failed"'
-	@echo 'make verify       what CI runs: format, lints, docs, licences, arrows, tests'
+	@echo 'make verify       what CI runs: format, lints, docs, licences, arrows, simulations, planted bugs, tests'
 	@echo 'make setup        only fetch what building needs (into $(CACHE))'
 	@echo 'make simulate     simulated groups under faults: SEEDS=10000 START=1 MINUTES=10'
 	@echo 'make plants       whether the simulator finds bugs that were planted (a build of its own)'
@@ -85,6 +85,7 @@ verify: setup
 	@$(GATE) "libtorch only in the executor" $(TIDY)/libtorch.py
 	@$(GATE) "test build" $(CARGO) test --workspace --locked --no-run --quiet
 	@$(MAKE) --no-print-directory simulate SEEDS=1000
+	@$(MAKE) --no-print-directory plants
 	@EVORING_MUST_RUN=$${EVORING_MUST_RUN-1} ops/test.py
 
 audit:

@@ -68,7 +68,9 @@ fn parts(command: Command) -> Vec<Command> {
             bytes = size(&report);
             parts.push(Vec::new());
         }
-        parts.last_mut().map(|part| part.push(report));
+        if let Some(part) = parts.last_mut() {
+            part.push(report);
+        }
     }
     let part = |outcomes| Command::Record {
         job,

@@ -227,7 +227,9 @@ impl RedbStore {
         {
             let mut entries = transaction.open_table(ENTRIES)?;
             let first = write.entries.first().map(|entry| entry.index);
-            if let Some(replaced) = first.or(write.installs.then_some(0)) {
+            // Mostly there is nothing to replace.
+            let replaced = first.filter(|first| *first <= self.extent.last);
+            if let Some(replaced) = replaced.or(write.installs.then_some(0)) {
                 entries.retain_in(replaced.., |_, _| false)?;
             }
             for entry in &write.entries {
