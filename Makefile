@@ -58,7 +58,7 @@ simulate: setup
 
 # Never in a normal build: the planted bugs are behind a flag of the compiler.
 plants: setup
-	@RUSTFLAGS='--cfg evoring_plants' $(GATE) "simulator with planted bugs" $(CARGO) build --release --locked --quiet -p evoring-tests --bin evoring-simulate --target-dir $(PLANTS)
+	@RUSTFLAGS='--cfg evoring_plants' CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 $(GATE) "simulator with planted bugs" $(CARGO) build --release --locked --quiet -p evoring-tests --bin evoring-simulate --target-dir $(PLANTS)
 	@$(PLANTS)/release/evoring-simulate --plants
 
 soak: setup

@@ -6,6 +6,12 @@ use evoring_coordinator::shell::{Settings, run};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
+/// Threads for connections: half of the cores, as consensus, log and leader have threads of their own.
+fn worker_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    (cores / 2).clamp(1, 8)
+}
+
 fn main() -> ExitCode {
     let settings = Settings::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -17,7 +23,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(worker_threads())
         .enable_all()
         .build();
     let outcome = match runtime {

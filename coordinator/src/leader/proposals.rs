@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// Results that arrive within this time share one entry, and with it one sync.
 pub const BATCH_MS: u64 = 5;
 /// Entries that are proposed and not applied yet; what comes more goes into the next one.
-pub const IN_FLIGHT: usize = 32;
+pub const IN_FLIGHT: usize = 6;
 /// Commands of one entry …
 const BATCH_COMMANDS: usize = 4_096;
 /// … and their bytes, unless one command alone has more: an entry travels in one message.

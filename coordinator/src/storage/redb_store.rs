@@ -223,7 +223,9 @@ impl RedbStore {
             return Err(redb::Error::DatabaseClosed);
         };
         let mut transaction = database.begin_write()?;
-        transaction.set_quick_repair(true);
+        // The older commit is never taken for the newer one, if that is damaged. After a crash redb
+        // looks through all of it, as we do at every start.
+        transaction.set_two_phase_commit(true);
         {
             let mut entries = transaction.open_table(ENTRIES)?;
             let first = write.entries.first().map(|entry| entry.index);
