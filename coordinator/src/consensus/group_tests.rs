@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::storage::{LogStore, MemoryStore};
-use raft::eraftpb::EntryType;
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, EntryType};
 use std::collections::VecDeque;
 
 struct Member {
@@ -664,4 +664,34 @@ fn an_impossible_change_stops() {
             .any(|action| matches!(action, Action::Stop(_)));
         assert!(stops, "{actions:?}");
     }
+}
+
+// Claim: a leader that has applied its own removal, as one may that took office with it in its log,
+// leads no more; the others go on.
+// Method: the removal goes into the log without a hand-over before it; then commands.
+#[test]
+fn a_leader_removes_itself() {
+    let mut group = Group::of(&[1, 2, 3]);
+    let leader = group.leader();
+    let single = ConfChangeSingle {
+        node_id: leader,
+        change_type: ConfChangeType::RemoveNode as i32,
+    };
+    let change = ConfChangeV2 {
+        changes: vec![single],
+        ..ConfChangeV2::default()
+    };
+    let member = group.members.get_mut(&leader).unwrap();
+    member
+        .consensus
+        .node
+        .propose_conf_change(Vec::new(), change)
+        .unwrap();
+    group.tick(1);
+    group.propose(leader, b"too late");
+    group.tick(3 * ELECTION_TICKS);
+    let next = group.leader();
+    assert_ne!(next, leader);
+    group.propose(next, b"goes on");
+    assert_eq!(group.commands(next).last().unwrap(), b"goes on");
 }

@@ -266,6 +266,7 @@ impl Consensus {
         self.begin_reads();
         while self.node.has_ready() {
             self.drain(&mut actions);
+            self.leave_office();
             // `raft` must not be told so between a ready and its end.
             for id in std::mem::take(&mut self.unsent_snapshots) {
                 self.node.report_snapshot(id, SnapshotStatus::Failure);
@@ -352,6 +353,7 @@ impl Consensus {
     fn receive(&mut self, from: u64, message: Message, actions: &mut Vec<Action>) {
         self.heard.insert(from, self.ticks);
         let raft = &self.node.raft;
+        let known_term = |index: u64| raft.raft_log.term(index).ok().filter(|term| *term > 0);
         let own = Own {
             id: self.config.id,
             leads: raft.state == StateRole::Leader,
@@ -360,7 +362,7 @@ impl Consensus {
             committed: raft.raft_log.committed,
             last: raft.raft_log.last_index(),
             persisted: raft.raft_log.persisted,
-            log: self.node.store(),
+            known_term: &known_term,
         };
         match own.check(from, &message) {
             // The leader takes its leadership back if it hears nothing.
@@ -371,6 +373,15 @@ impl Consensus {
                 self.stop(StopReason::Forgot(rejection), actions);
             }
             Err(rejection) => actions.push(Action::Rejected(rejection)),
+        }
+    }
+
+    /// A leader that has removed itself leads no more: `raft` panics when its next entry is durable.
+    fn leave_office(&mut self) {
+        let is_gone = self.node.raft.prs().get(self.config.id).is_none();
+        if self.is_leader() && is_gone {
+            let term = self.term();
+            self.node.raft.become_follower(term, raft::INVALID_ID);
         }
     }
 

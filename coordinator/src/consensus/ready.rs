@@ -189,8 +189,9 @@ impl Consensus {
             && message.msg_type() == MessageType::MsgAppend
             && message.index + 1 != first
         {
-            // Entries that `raft` could read are after one whose term it could read.
-            let Some(term) = self.node.store().known_term(first - 1) else {
+            // Entries that `raft` could read are after one whose term it can tell.
+            let term = self.node.raft.raft_log.term(first - 1);
+            let Some(term) = term.ok().filter(|term| *term > 0) else {
                 return;
             };
             #[cfg(evoring_plants)]

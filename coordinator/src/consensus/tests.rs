@@ -442,3 +442,34 @@ fn stalled_disks_answer_heartbeats() {
     let answers = [MessageType::MsgHeartbeatResponse; 2];
     assert_eq!(kinds(&actions), answers);
 }
+
+// Claim: what is held against a message is what this node has by then, not what it had before others of
+// the same batch.
+// Method: entries that are not committed, then twice the new leader's in their place, committed, at once.
+#[test]
+fn doubled_entries_of_a_new_leader() {
+    let (mut consensus, mut stored) = follower(10);
+    let actions = consensus.handle(append(10, 2, 11..=12, 10));
+    carry_out(&mut consensus, &mut stored, actions);
+    let newer = |index| Entry {
+        index,
+        term: 3,
+        ..Entry::default()
+    };
+    let message = Message {
+        term: 3,
+        index: 10,
+        log_term: 2,
+        commit: 12,
+        entries: (11..=12).map(newer).collect(),
+        ..of_leader(MessageType::MsgAppend)
+    };
+    let actions = consensus.handle_all([receive(message.clone()), receive(message)]);
+    let seen = carry_out(&mut consensus, &mut stored, actions);
+    let is_rejected = |action: &Action| matches!(action, Action::Rejected(_));
+    assert!(!seen.iter().any(is_rejected), "{seen:?}");
+    assert_eq!(
+        (consensus.committed(), stored.entries.last().unwrap().term),
+        (12, 3)
+    );
+}

@@ -2,7 +2,6 @@
 //! not expect, and takes a message of term 0 for its own.
 
 use super::membership;
-use super::view::LogView;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 /// Bytes of the entries of one message; the sender keeps far below, but one entry may be long.
@@ -99,7 +98,8 @@ pub(super) struct Own<'a> {
     pub last: u64,
     /// How far the log is durable.
     pub persisted: u64,
-    pub log: &'a LogView,
+    /// The term of an entry that this node has, durable or not.
+    pub known_term: &'a dyn Fn(u64) -> Option<u64>,
 }
 
 impl Own<'_> {
@@ -164,7 +164,7 @@ impl Own<'_> {
             }
             // An older leader may have had other plans; what it says is too late anyway.
             let committed = (entry.index <= self.committed && message.term >= self.term)
-                .then(|| self.log.known_term(entry.index))
+                .then(|| (self.known_term)(entry.index))
                 .flatten();
             if committed.is_some_and(|term| term != entry.term) && message.index <= self.committed {
                 return Err(Rejection::Entries(format!(
@@ -288,7 +288,6 @@ fn check_is_bare(message: &Message) -> Result<(), Rejection> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::Stored;
     use raft::eraftpb::Entry;
 
     fn entry(index: u64, term: u64) -> Entry {
@@ -305,10 +304,11 @@ mod tests {
     /// Method: messages held against a node in term 5 whose log ends at 2, all of it committed.
     #[test]
     fn late_messages_are_not_suspicious() {
-        let log = LogView::new(Stored {
-            entries: vec![entry(1, 1), entry(2, 5)],
-            ..Stored::default()
-        });
+        let known_term = |index| match index {
+            1 => Some(1),
+            2 => Some(5),
+            _ => None,
+        };
         let own = |leads| Own {
             id: 1,
             leads,
@@ -317,7 +317,7 @@ mod tests {
             committed: 2,
             last: 2,
             persisted: 2,
-            log: &log,
+            known_term: &known_term,
         };
         let message = |kind: MessageType, term, index| {
             let mut message = Message {
@@ -345,7 +345,7 @@ mod tests {
     /// Method: a message of an impossible term, and one that says to be of somebody else.
     #[test]
     fn rejections_name_the_sender() {
-        let log = LogView::new(Stored::default());
+        let known_term = |_| None;
         let own = Own {
             id: 1,
             leads: false,
@@ -354,7 +354,7 @@ mod tests {
             committed: 1,
             last: 1,
             persisted: 1,
-            log: &log,
+            known_term: &known_term,
         };
         for (claimed, expected) in [
             (2, "a MsgHeartbeat of coordinator 2: term 0, while"),
