@@ -667,8 +667,9 @@ fn an_impossible_change_stops() {
 }
 
 // Claim: a leader that has applied its own removal, as one may that took office with it in its log,
-// leads no more; the others go on.
-// Method: the removal goes into the log without a hand-over before it; then commands.
+// leads no more, even with an entry on its way to its disk; the others go on.
+// Method: the removal goes into the log without a hand-over before it, and a command after it; the
+// leader's disk stalls and then ends one write after the other.
 #[test]
 fn a_leader_removes_itself() {
     let mut group = Group::of(&[1, 2, 3]);
@@ -682,13 +683,20 @@ fn a_leader_removes_itself() {
         ..ConfChangeV2::default()
     };
     let member = group.members.get_mut(&leader).unwrap();
-    member
-        .consensus
+    member.is_stalled = true;
+    let consensus = &mut member.consensus;
+    consensus
         .node
         .propose_conf_change(Vec::new(), change)
         .unwrap();
     group.tick(1);
     group.propose(leader, b"too late");
+    let writes: Vec<u64> = group.members[&leader].writes.iter().copied().collect();
+    assert_eq!(writes.len(), 2);
+    for token in writes {
+        group.feed(leader, Event::Persisted { token });
+    }
+    group.members.get_mut(&leader).unwrap().is_stalled = false;
     group.tick(3 * ELECTION_TICKS);
     let next = group.leader();
     assert_ne!(next, leader);
