@@ -14,7 +14,7 @@ TIDY := python3 ops/tidy
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup demo test verify simulate plants soak fuzz audit completions
-.PHONY: bench-prune bench-raft bench-failover bench-restart
+.PHONY: bench-prune bench-raft bench-failover bench-restart bench-raft-programs
 
 # Simulations: how many seeds, from which on, and how long each lasts.
 SEEDS ?= 10000
@@ -96,10 +96,17 @@ audit:
 bench-prune: setup
 	@$(GATE) "bench-prune" $(CARGO) bench --locked -p evoring-kernels --bench prune
 
-bench-raft bench-failover bench-restart: setup
+bench-raft-programs: setup
 	@$(GATE) "release build" $(CARGO) build --release --locked -p evoring -p evoring-coordinator
 	@$(GATE) "benchmark build" $(CARGO) build --release --locked --manifest-path ops/bench/raft/Cargo.toml --target-dir $(BENCH_RAFT)
-	@etcd=$$(ops/bench/raft/etcd.sh) && $(GATE) "$@" $(BENCH_RAFT)/release/evoring-bench-raft $(subst bench-,,$(@:bench-raft=commands)) --etcd "$$etcd" --evoring $(TARGET)/release/evoring --dir $(TARGET)/bench-raft
+
+BENCH_RAFT_ARGUMENTS := --evoring $(TARGET)/release/evoring --dir $(TARGET)/bench-raft
+
+bench-raft bench-failover: bench-raft-programs
+	@etcd=$$(ops/bench/raft/etcd.sh) && $(GATE) "$@" $(BENCH_RAFT)/release/evoring-bench-raft $(subst bench-,,$(@:bench-raft=commands)) --etcd "$$etcd" $(BENCH_RAFT_ARGUMENTS)
+
+bench-restart: bench-raft-programs
+	@$(GATE) "$@" $(BENCH_RAFT)/release/evoring-bench-raft restart $(BENCH_RAFT_ARGUMENTS)
 
 completions: setup
 	@$(CARGO) build --release --locked --quiet --bin evoring

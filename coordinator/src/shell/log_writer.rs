@@ -27,6 +27,8 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 const LOW_SPACE_BYTES: u64 = 8 << 20;
 /// … until there is this much more again, so that the answer does not flicker.
 const SPACE_MARGIN_BYTES: u64 = 4 << 20;
+/// With this much the store need not prepare for a full device.
+const PLENTY_BYTES: u64 = 1 << 30;
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -177,6 +179,7 @@ impl<S: LogStore> Worker<S> {
         };
         let free_bytes = device.f_bavail.saturating_mul(device.f_frsize);
         self.parts.metrics.note_free_bytes(free_bytes);
+        self.parts.store.expect_space(free_bytes >= PLENTY_BYTES);
         let (low, enough) = space_limits(self.parts.snapshot_bytes);
         let is_low = free_bytes < if self.is_low { enough } else { low };
         if is_low == self.is_low {

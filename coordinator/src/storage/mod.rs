@@ -350,4 +350,10 @@ pub trait LogStore: Send {
     /// Opens the store again after [`StorageError::Full`] and proves that it holds exactly what
     /// it held before the write that failed; after that, the same write may be repeated.
     fn reopen(&mut self) -> Result<(), StorageError>;
+
+    /// Says whether there is plenty of space on the device. Without, as at first, a store works so that
+    /// a start on a full device can still write the little that an election takes, if that costs time.
+    fn expect_space(&mut self, is_plenty: bool) {
+        let _ = is_plenty;
+    }
 }

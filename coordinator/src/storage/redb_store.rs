@@ -50,6 +50,7 @@ pub struct RedbStore {
     notes: FileNotes,
     extent: Extent,
     failed: bool,
+    has_space: bool,
 }
 
 impl RedbStore {
@@ -95,6 +96,7 @@ impl RedbStore {
             notes,
             extent: Extent::default(),
             failed: false,
+            has_space: false,
         };
         let (stored, sequence) = store.read()?;
         store.extent = Extent::of(&stored, sequence);
@@ -223,9 +225,12 @@ impl RedbStore {
             return Err(redb::Error::DatabaseClosed);
         };
         let mut transaction = database.begin_write()?;
-        // The older commit is never taken for the newer one, if that is damaged. After a crash redb
-        // looks through all of it, as we do at every start.
+        // The older commit is never taken for the newer one, if that is damaged.
         transaction.set_two_phase_commit(true);
+        // Each commit writes the table of free pages, so that pages of the file are always on their way
+        // to be written again. It costs a third of the commands; without it redb looks through the whole
+        // file after a crash, as we do at every start.
+        transaction.set_quick_repair(!self.has_space);
         {
             let mut entries = transaction.open_table(ENTRIES)?;
             let first = write.entries.first().map(|entry| entry.index);
@@ -334,6 +339,10 @@ impl LogStore for RedbStore {
         self.notes = notes;
         self.failed = false;
         Ok(())
+    }
+
+    fn expect_space(&mut self, is_plenty: bool) {
+        self.has_space = is_plenty;
     }
 }
 

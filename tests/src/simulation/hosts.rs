@@ -192,7 +192,7 @@ impl World {
             snapshot_entries,
             is_slow: self.plan.slow_threads,
         };
-        let store = match self.plan.store.open(&host.disk) {
+        let mut store = match self.plan.store.open(&host.disk) {
             Ok(store) => store,
             Err(StorageError::Corrupt { .. }) if host.was_damaged => {
                 return self.found_corrupt(index);
@@ -207,6 +207,7 @@ impl World {
             }
             Err(error) => return Err(Violation::new("store", error.to_string())),
         };
+        store.expect_space(self.plan.expects_space);
         let process = match Process::start(birth, store, self.now, &mut self.watch) {
             Ok(process) => process,
             Err(violation) if host.was_damaged && violation.invariant == "corrupt" => {

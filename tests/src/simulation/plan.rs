@@ -59,6 +59,8 @@ pub(super) struct Plan {
     pub rogue: bool,
     /// Whether the threads of coordinators take their time.
     pub slow_threads: bool,
+    /// Whether stores expect plenty of space, rightly or not.
+    pub expects_space: bool,
     pub snapshot_entries: u64,
     pub write_us: u64,
 }
@@ -106,6 +108,7 @@ impl Plan {
             clock_faults: dice.chance(300_000),
             disks_lie: setup.disks_lie,
             rogue: share_of(seed, 1).is_multiple_of(ROGUE_EVERY),
+            expects_space: share_of(seed, 3).is_multiple_of(2),
             slow_threads: share_of(seed, 2).is_multiple_of(SLOW_EVERY),
             snapshot_entries: dice.pick(&[16, 64, 256, 4_096]).unwrap_or(256),
             write_us: dice.pick(&[100, 500, 2_000, 8_000]).unwrap_or(500),
