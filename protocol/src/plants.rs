@@ -78,8 +78,8 @@ plants! {
     StartsBeforeStopped,
     /// A snapshot is stored with a commit index beyond the entries that are stored.
     SnapshotCommitIsLive,
-    /// Entries are sent as if they came after another entry than they do.
-    AppendsMisplaced,
+    /// Entries are put into messages that name another place (`raft` does, if it batches appends).
+    AppendsBatched,
     /// A result counts although its lease is another worker's.
     ForeignLeaseCounts,
     /// A result counts although the seal of its lease is wrong.

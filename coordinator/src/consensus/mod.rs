@@ -122,7 +122,7 @@ pub struct Consensus {
     applied_membership: ConfState,
     /// The same as far as its commit is durable.
     membership: ConfState,
-    /// Ticks when this node was removed.
+    /// Ticks when this node was removed; no id comes back.
     left_at: Option<u64>,
     /// Index of the leader's snapshot that is not applied yet.
     installs: Option<u64>,
@@ -166,7 +166,11 @@ impl Consensus {
             check_quorum: true,
             pre_vote: true,
             read_only_option: ReadOnlyOption::Safe,
-            batch_append: true,
+            // Batched entries go to a message that names another place, and no size bounds it.
+            #[cfg(not(evoring_plants))]
+            batch_append: false,
+            #[cfg(evoring_plants)]
+            batch_append: is_planted(Plant::AppendsBatched),
             // The next append or heartbeat says what is committed.
             skip_bcast_commit: true,
             max_uncommitted_size: UNCOMMITTED_BYTES,
@@ -338,9 +342,6 @@ impl Consensus {
         if !self.is_leader() {
             return;
         }
-        if self.left_at.is_some() {
-            self.hand_over();
-        }
         let is_slow = |pending: &Pending| self.ticks - pending.since > SLOW_WRITE_TICKS;
         let is_asked = self.ticks < self.hands_over_until;
         if is_asked || self.pending.front().is_some_and(is_slow) {
@@ -412,7 +413,7 @@ impl Consensus {
             .get(id)
             .is_some_and(|progress| progress.recent_active);
         let can_lead = is_there && self.applied_membership.voters.contains(&id);
-        if self.is_leader() && raft.lead_transferee.is_none() && can_lead {
+        if self.is_leader() && can_lead {
             self.node.transfer_leader(id);
         }
     }
@@ -436,7 +437,10 @@ impl Consensus {
         };
         let standing = |node: u64| match raft.prs().get(node) {
             _ if !is_heard(node) => Standing::Silent,
-            Some(progress) if progress.matched + CAUGHT_UP_ENTRIES >= committed => {
+            // It answers now, too: with its vote, the group may need it at once.
+            Some(progress)
+                if progress.recent_active && progress.matched + CAUGHT_UP_ENTRIES >= committed =>
+            {
                 Standing::CaughtUp
             }
             _ => Standing::Behind,
@@ -617,6 +621,12 @@ impl Consensus {
         .iter()
         .any(|voters| voters.contains(&id));
         self.applied_membership = membership;
+        // Whoever is new has time to be heard.
+        self.heard
+            .retain(|node, _| is_member(&self.applied_membership, *node));
+        for node in nodes(&self.applied_membership) {
+            self.heard.entry(node).or_insert(self.ticks);
+        }
         actions.push(Action::Membership(self.applied_membership.clone()));
         if is_member(&self.applied_membership, id) || !was_member {
             return;

@@ -181,26 +181,8 @@ impl Consensus {
         committed
     }
 
-    /// Sends a message, mended where `raft` makes it wrong: one that batches appends puts entries into a
-    /// message without any, whatever place that names; and the receiver drops a snapshot whose membership
-    /// lacks it, without a word.
-    pub(super) fn send(&mut self, mut message: Message, actions: &mut Vec<Action>) {
-        if let Some(first) = message.entries.first().map(|entry| entry.index)
-            && message.msg_type() == MessageType::MsgAppend
-            && message.index + 1 != first
-        {
-            // Entries that `raft` could read are after one whose term it can tell.
-            let term = self.node.raft.raft_log.term(first - 1);
-            let Some(term) = term.ok().filter(|term| *term > 0) else {
-                return;
-            };
-            #[cfg(evoring_plants)]
-            let (first, term) = match is_planted(Plant::AppendsMisplaced) {
-                true => (message.index + 1, message.log_term),
-                false => (first, term),
-            };
-            (message.index, message.log_term) = (first - 1, term);
-        }
+    /// `raft` at the receiver drops a snapshot whose membership lacks it, without a word.
+    pub(super) fn send(&mut self, message: Message, actions: &mut Vec<Action>) {
         if message.msg_type() != MessageType::MsgSnapshot {
             actions.push(Action::Send(Box::new(message)));
             return;

@@ -183,22 +183,33 @@ fn refuses_gaps(kind: &mut impl Kind) {
         hard_state,
         ..entries(7..=7, 1)
     };
-    let wrong = [
-        entries(9..=9, 1),
-        entries(4..=5, 1),
-        holed,
-        snapshot(3, 1),
-        beyond,
-    ];
-    for wrong in wrong {
+    let gaps = [entries(9..=9, 1), entries(4..=5, 1), holed];
+    for wrong in gaps {
         let outcome = store.write(&wrong);
-        let is_refused = matches!(
-            outcome,
-            Err(StorageError::NotContiguous { .. } | StorageError::Misused(_))
-        );
-        assert!(is_refused, "{wrong:?}: {outcome:?}");
+        let is_gap = matches!(outcome, Err(StorageError::NotContiguous { .. }));
+        assert!(is_gap, "{wrong:?}: {outcome:?}");
         assert_eq!(store.load().unwrap(), before);
     }
+    for wrong in [snapshot(3, 1), beyond] {
+        let outcome = store.write(&wrong);
+        let is_misused = matches!(outcome, Err(StorageError::Misused(_)));
+        assert!(is_misused, "{wrong:?}: {outcome:?}");
+        assert_eq!(store.load().unwrap(), before);
+    }
+    // What is committed is replaced by nothing shorter.
+    let commits = LogWrite {
+        hard_state: Some(HardState {
+            term: 1,
+            vote: 1,
+            commit: 7,
+        }),
+        ..LogWrite::default()
+    };
+    store.write(&commits).unwrap();
+    assert!(matches!(
+        store.write(&entries(6..=6, 1)),
+        Err(StorageError::Misused(_))
+    ));
     store.write(&entries(8..=8, 1)).unwrap();
 }
 

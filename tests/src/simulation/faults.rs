@@ -243,7 +243,8 @@ impl World {
                     self.break_link(connection);
                 }
             }
-            kind => self.machine_fault(kind, host, length),
+            kind if self.hosts[host].process.is_some() => self.machine_fault(kind, host, length),
+            _ => {}
         }
         Ok(())
     }
@@ -517,7 +518,6 @@ impl World {
             return;
         };
         self.strikes(Sometimes::DiskLost);
-        self.faults.count += 1;
         self.wipe(host);
         self.tell_operator(super::clients::Request::RemoveMember { id });
         self.tell_operator(super::clients::Request::AddMember { host });

@@ -15,6 +15,8 @@ use evoring_protocol::{Digest, SlotIndex, WorkerId};
 pub(super) const FORGED: &[u8; 16] = b"made up by rogue";
 /// Which agent it is.
 const ROGUE: usize = 0;
+/// A slot that no worker has: its own are in use by its honest half.
+const SLOT_OF_NOBODY: SlotIndex = SlotIndex(77);
 /// Reports that it takes up, in a million.
 const TAKEN_UP: u64 = 30_000;
 /// Sequence numbers that its honest half never comes to: what is acknowledged must not be its own.
@@ -53,7 +55,7 @@ impl Rogue {
                 match self.dice.below(4) {
                     0 => {
                         return Some(ended(
-                            self.slot_of_nobody(),
+                            SLOT_OF_NOBODY,
                             Ran::Lease {
                                 term: lease.term,
                                 number: lease.number,
@@ -81,7 +83,7 @@ impl Rogue {
                 self.rank = Some(held.clone());
                 let held = held.clone();
                 let event = match self.dice.below(4) {
-                    0 => return Some(ended(self.slot_of_nobody(), Ran::Rank(held))),
+                    0 => return Some(ended(SLOT_OF_NOBODY, Ran::Rank(held))),
                     1 => RankEvent::Finished {
                         result: FORGED.to_vec(),
                     },
@@ -107,11 +109,6 @@ impl Rogue {
             index: outcome.index,
             result,
         }
-    }
-
-    /// A slot that no worker has: its own are in use by its honest half.
-    fn slot_of_nobody(&self) -> SlotIndex {
-        SlotIndex(77)
     }
 }
 

@@ -90,7 +90,9 @@ pub(super) fn at_end(world: &World) -> Checked {
         if let Some(task) = client.tasks.front() {
             return fails(format!("{task:?} was not done"));
         }
-        let waits_us = world.now.saturating_sub(client.since_us);
+        let waits_us = world
+            .now
+            .saturating_sub(client.since_us.max(world.plan.calm_us));
         if let Some((request, _)) = client.asking.as_ref().filter(|_| waits_us > PATIENCE_US) {
             return fails(format!(
                 "{request:?} has been asked for {} s",

@@ -1,6 +1,5 @@
 //! 10: a configuration always has voters, its majorities meet those of the one before, no id comes
-//! back, and at the end the group is what was
-//! asked for, and not joint.
+//! back, and at the end the group is what was asked for, and not joint.
 
 use super::super::process::Birth;
 use super::super::world::World;
