@@ -703,3 +703,24 @@ fn a_leader_removes_itself() {
     group.propose(next, b"goes on");
     assert_eq!(group.commands(next).last().unwrap(), b"goes on");
 }
+
+// Claim: a follower that was away while more was written than fits one message gets it in messages that
+// it takes.
+// Method: 24 commands of 1 MiB while one is cut off; then it comes back.
+#[test]
+fn a_follower_far_behind() {
+    let mut group = Group::of(&[1, 2, 3]);
+    let leader = group.leader();
+    let away = if leader == 3 { 2 } else { 3 };
+    group.cut_off.push(away);
+    let command = vec![7; 1 << 20];
+    for _ in 0..24 {
+        group.propose(leader, &command);
+    }
+    group.cut_off.clear();
+    group.tick(3 * ELECTION_TICKS);
+    let member = &group.members[&away];
+    assert!(member.rejected.is_empty(), "{:?}", member.rejected);
+    assert!(member.installed.is_empty());
+    assert_eq!(group.commands(away).len(), 24);
+}
