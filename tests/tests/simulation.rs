@@ -4,7 +4,7 @@
 use evoring_tests::simulation::{Setup, complaint, run};
 
 const SETUP: Setup = Setup {
-    minutes: 1,
+    minutes: 3,
     is_told: false,
     disks_lie: false,
     plant: None,
@@ -14,14 +14,14 @@ const SETUP: Setup = Setup {
 const SEEDS: [u64; 6] = [1, 2, 3, 4, 10, 20];
 
 /// Claim: a few seeds hold, with faults among them.
-/// Method: one simulated minute each, unoptimized.
+/// Method: three simulated minutes each, unoptimized.
 #[test]
 fn a_few_seeds_hold() {
     let mut faults = 0;
     for seed in SEEDS {
         let report = run(seed, SETUP);
         assert_eq!(report.violation, None, "seed {seed}");
-        assert_eq!(report.simulated_ms, 60_000);
+        assert_eq!(report.simulated_ms, 180_000);
         faults += report.faults;
     }
     assert!(faults > 0);
@@ -50,7 +50,7 @@ fn lying_disks_are_found_out() {
     let violation = report.violation.expect("nothing was noticed");
     let complaint = complaint(report.seed, &violation.to_string(), setup);
     assert!(
-        complaint.ends_with("evoring-simulate -- --lying-disks --seeds 1 --start 10 --minutes 1"),
+        complaint.ends_with("evoring-simulate -- --lying-disks --seeds 1 --start 10 --minutes 3"),
         "{complaint}"
     );
 }
@@ -60,11 +60,11 @@ fn lying_disks_are_found_out() {
 #[test]
 fn commands_run_again() {
     let again = |setup| complaint(4, "bad", setup);
-    assert!(again(SETUP).ends_with("again: make simulate SEEDS=1 START=4 MINUTES=1"));
+    assert!(again(SETUP).ends_with("again: make simulate SEEDS=1 START=4 MINUTES=3"));
     let plant = Some(7);
     let planted = again(Setup { plant, ..SETUP });
     assert!(
-        planted.ends_with("--plant 7 --seeds 1 --start 4 --minutes 1"),
+        planted.ends_with("--plant 7 --seeds 1 --start 4 --minutes 3"),
         "{planted}"
     );
 }
