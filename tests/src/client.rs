@@ -6,6 +6,7 @@
 use crate::linearizability::{
     Handle, History, JobInput, JobOutput, JobStatus, LabelInput, LabelOutput,
 };
+use crate::random::SplitMix;
 use evoring::client::{Access, Client};
 use evoring::exit::{Exit, Failure};
 use evoring_protocol::client::{self, ClientReply, ClientRequest, JobView};
@@ -101,7 +102,7 @@ impl Clients {
     /// If an answer is not one to what was asked.
     pub async fn ask_on(&self, number: u64) {
         let mut client = Client::new(self.access.clone(), PATIENCE);
-        let mut random = Random(number);
+        let mut random = SplitMix(number);
         let mut operations = 0usize;
         while !self.stop.load(Ordering::Relaxed) {
             operations += 1;
@@ -118,7 +119,13 @@ impl Clients {
         client.close().await;
     }
 
-    fn choose(&self, random: &mut Random, key: usize, client: u64, operation: usize) -> Operation {
+    fn choose(
+        &self,
+        random: &mut SplitMix,
+        key: usize,
+        client: u64,
+        operation: usize,
+    ) -> Operation {
         let job = self.record().numbers.get(key).copied().flatten();
         let label = LABELS[random.below(LABELS.len() as u64) as usize];
         match (job, random.below(20)) {
@@ -272,18 +279,4 @@ fn value(view: &JobView, label: &str) -> Option<String> {
     labels
         .find(|(name, _)| name == label)
         .map(|(_, value)| value.clone())
-}
-
-/// A small generator of numbers (Steele, Lea and Flood 2014: SplitMix64).
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
 }

@@ -11,6 +11,8 @@
 //!
 //! [`simulation`] needs no processes: it drives the cores.
 //!
+//! [`random`] gives all of them their numbers.
+//!
 //! [`fuzz`] is about single decoders: what reads bytes from a network, a disk or a user.
 
 pub mod binaries;
@@ -25,5 +27,6 @@ pub mod linearizability;
 pub mod namespace;
 pub mod network;
 pub mod process;
+pub mod random;
 pub mod scenario;
 pub mod simulation;

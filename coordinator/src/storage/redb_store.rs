@@ -228,7 +228,7 @@ impl RedbStore {
         // The older commit is never taken for the newer one, if that is damaged.
         transaction.set_two_phase_commit(true);
         // Each commit writes the table of free pages, so that pages of the file are always on their way
-        // to be written again. It costs a third of the commands; without it redb looks through the whole
+        // to be written again. It costs a fifth of the commands; without it redb looks through the whole
         // file after a crash, as we do at every start.
         transaction.set_quick_repair(!self.has_space);
         {

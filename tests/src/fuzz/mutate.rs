@@ -1,28 +1,25 @@
 //! What is done to inputs, all of it decided by one number.
 
-/// SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): any
-/// seed is as good as another.
+use crate::random::SplitMix;
+
+/// What decides the mutations of one execution.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub struct Random(SplitMix);
 
 impl Random {
     /// The numbers of `seed`, of a target's name and of one execution.
     pub fn new(seed: u64, name: &str, execution: u64) -> Self {
-        let mut random = Self(seed);
+        let mut random = Self(SplitMix(seed));
         for byte in name.bytes() {
-            random.0 = random.number() ^ u64::from(byte);
+            random.0 = SplitMix(random.number() ^ u64::from(byte));
         }
-        random.0 = random.number() ^ execution;
+        random.0 = SplitMix(random.number() ^ execution);
         random
     }
 
     /// Any number.
     pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.number()
     }
 
     /// A number below `end`; 0 if there is none.

@@ -1,19 +1,20 @@
-//! The one source of chance: SplitMix64.
+//! The one source of chance.
+
+use crate::random::SplitMix;
 
 /// Draws numbers that follow from its seed.
 #[derive(Debug, Clone)]
-pub(super) struct Dice(u64);
+pub(super) struct Dice(SplitMix);
 
 impl Dice {
     pub(super) fn new(seed: u64) -> Self {
-        let mut dice = Self(seed ^ 0x5eed_0fe0_0b1a_5e00);
+        let mut dice = Self(SplitMix(seed ^ 0x5eed_0fe0_0b1a_5e00));
         dice.next();
         dice
     }
 
     pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        super::trace::mix(self.0)
+        self.0.number()
     }
 
     /// A number below `end`, which is not 0.

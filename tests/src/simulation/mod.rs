@@ -117,7 +117,7 @@ pub fn run(seed: u64, setup: Setup) -> Report {
 
 /// Whether a seed is run twice, and must do the same: one in a hundred of any kind.
 pub fn runs_twice(seed: u64) -> bool {
-    trace::mix(seed ^ 0x2b).is_multiple_of(100)
+    crate::random::mix(seed ^ 0x2b).is_multiple_of(100)
 }
 
 /// What is wrong with a seed, and the one command that runs it again.

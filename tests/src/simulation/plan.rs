@@ -22,7 +22,7 @@ const SLOW_EVERY: u64 = 3;
 
 /// A number that follows from a seed, and has nothing to do with what else is chosen by it.
 fn share_of(seed: u64, what: u64) -> u64 {
-    super::trace::mix(seed ^ what << 56)
+    crate::random::mix(seed ^ what << 56)
 }
 
 /// A seed's decisions.

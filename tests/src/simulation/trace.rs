@@ -1,11 +1,6 @@
 //! A hash over all that happens: two runs of one seed must agree on it.
 
-/// The finalizer of SplitMix64.
-pub(super) fn mix(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
-}
+use crate::random::mix;
 
 /// A number that stands for some bytes, here only.
 pub(super) fn of_bytes(bytes: &[u8]) -> u64 {

@@ -2,20 +2,8 @@
 
 use super::*;
 use crate::linearizability::{JobInput, JobModel, JobOutput, JobStatus};
+use crate::random::SplitMix;
 use proptest::prelude::*;
-
-/// A small generator of numbers (Steele, Lea and Flood 2014: SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
 
 /// How large a history is and how often it goes wrong.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +24,7 @@ struct Call<I> {
     effect: Option<u64>,
 }
 
-fn calls<I>(random: &mut Random, size: Size, input: impl Fn(&mut Random) -> I) -> Vec<Call<I>> {
+fn calls<I>(random: &mut SplitMix, size: Size, input: impl Fn(&mut SplitMix) -> I) -> Vec<Call<I>> {
     let mut free: Vec<u64> = (0..size.clients).map(|_| random.below(100)).collect();
     let mut calls = Vec::with_capacity(size.operations);
     for _ in 0..size.operations {
@@ -90,7 +78,7 @@ fn execute<I: Copy, O>(
 fn add_register(
     history: &mut HistoryOf<Register>,
     key: u64,
-    random: &mut Random,
+    random: &mut SplitMix,
     size: Size,
     values: u64,
 ) {
@@ -116,7 +104,7 @@ fn add_register(
     });
 }
 
-fn add_job(history: &mut HistoryOf<JobModel>, key: u64, random: &mut Random, size: Size) {
+fn add_job(history: &mut HistoryOf<JobModel>, key: u64, random: &mut SplitMix, size: Size) {
     let calls = calls(random, size, |random| match random.below(12) {
         0..4 => JobInput::Submit,
         4 => JobInput::Cancel,
@@ -175,7 +163,7 @@ impl<M: Model> Model for Plain<M> {
 #[test]
 fn large_histories_are_judged() {
     for unanswered in [u64::MAX, 100, 20] {
-        let mut random = Random(7);
+        let mut random = SplitMix(7);
         let size = Size {
             clients: 16,
             operations: 300,
@@ -229,7 +217,7 @@ proptest! {
         value in 0..3u64,
         status in prop::sample::select(STATUSES.to_vec()),
     ) {
-        let mut random = Random(seed);
+        let mut random = SplitMix(seed);
         let size = Size { clients: 4, operations: 40, unanswered: 10 };
         let mut registers = HistoryOf::<Register>::new();
         add_register(&mut registers, KEY, &mut random, size, 3);
