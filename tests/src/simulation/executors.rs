@@ -1,7 +1,7 @@
 //! A model of executors: they compute made-up results, which takes time, and die.
 
 use super::agents::AgentEvent;
-use super::invariants::{Checked, Violation};
+use super::invariants::{Checked, slots};
 use super::made_up::{compute, trained};
 use super::world::{Happening, MS, SECOND, World};
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
@@ -45,7 +45,7 @@ pub(super) enum Order {
 }
 
 impl Order {
-    fn task(&self) -> u64 {
+    pub(super) fn task(&self) -> u64 {
         match self {
             Self::Items { task, .. } | Self::Rank { task, .. } => *task,
         }
@@ -127,14 +127,7 @@ impl World {
                 }
             }
         };
-        if let Some(running) = &executor.order {
-            let what = format!(
-                "slot {slot} of {name} was given task {} while it runs task {}",
-                order.task(),
-                running.task()
-            );
-            return Err(Violation::new("slots", what));
-        }
+        slots::given(&name, slot, executor.order.as_ref(), &order)?;
         let (process, task) = (executor.process, order.task());
         executor.order = Some(order);
         self.next_step(index, slot.0 as usize, process, task, 0);

@@ -12,8 +12,10 @@ mod liveness;
 mod log;
 mod membership;
 mod rosters;
+pub(super) mod slots;
 mod stores;
 mod terms;
+mod time;
 
 pub(super) use log::FIRST_INDEX;
 
@@ -62,7 +64,7 @@ pub(super) struct Watch {
     /// Whether a worker makes things up.
     has_rogue: bool,
     version: u16,
-    time_ms: u64,
+    time: time::Time,
 }
 
 impl Watch {
@@ -79,7 +81,7 @@ impl Watch {
             history: history::History::default(),
             has_rogue,
             version: first.version(),
-            time_ms: first.time_ms(),
+            time: time::Time::since(&first),
             log: log::AppliedLog::new(first),
         }
     }
@@ -204,15 +206,7 @@ impl Watch {
             self.rosters.applied(&batch.commands, &applied, counters)?;
         }
         let state = self.log.reference();
-        if state.time_ms() < self.time_ms {
-            let what = format!(
-                "replicated time went back to {} from {}",
-                state.time_ms(),
-                self.time_ms
-            );
-            return Err(Violation::new("time", what));
-        }
-        self.time_ms = state.time_ms();
+        self.time.passed(state)?;
         self.rosters.results(state)?;
         self.jobs.changed(state, counters)?;
         if state.version() != self.version {
