@@ -60,7 +60,9 @@ impl Group {
                 self.leader = 3 - self.leader;
                 ClientReply::Done
             }
-            ClientRequest::Label { job, key, value } => {
+            ClientRequest::LabelOnce {
+                job, key, value, ..
+            } => {
                 self.changes.push(format!("label {job} {key}={value}"));
                 ClientReply::Done
             }

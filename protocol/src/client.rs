@@ -9,7 +9,7 @@ use crate::limits::{
 };
 use crate::peer::PeerHealth;
 use crate::work::TrainingProgress;
-use crate::{Digest, JobId, RemoteError, SubmissionKey, WorkerId};
+use crate::{Digest, JobId, RemoteError, RequestKey, SubmissionKey, WorkerId};
 use serde::{Deserialize, Serialize};
 
 /// What a client asks.
@@ -58,7 +58,7 @@ pub enum ClientRequest {
     Blob { digest: Digest },
     /// The coordinator itself. Reply: [`ClientReply::Status`].
     Status,
-    /// Attach a label to a job, or replace its value. Reply: [`ClientReply::Done`].
+    /// [`ClientRequest::LabelOnce`] of protocol 3: a late copy may undo what another client set.
     Label {
         job: JobId,
         /// At most [`crate::limits::LABEL_KEY_BYTES`].
@@ -81,6 +81,17 @@ pub enum ClientRequest {
     RemoveMember { id: u64 },
     /// Make another coordinator the leader, for maintenance. Reply: [`ClientReply::Done`].
     TransferLeadership,
+    /// Attach a label to a job, or replace its value; a copy that comes later changes nothing. Reply:
+    /// [`ClientReply::Done`]. Since protocol 4.
+    LabelOnce {
+        job: JobId,
+        /// At most [`crate::limits::LABEL_KEY_BYTES`].
+        key: String,
+        /// At most [`crate::limits::LABEL_BYTES`].
+        value: String,
+        /// Of this request and all its copies.
+        request: RequestKey,
+    },
 }
 
 impl ClientRequest {

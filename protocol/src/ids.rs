@@ -122,3 +122,7 @@ impl fmt::Display for ClusterId {
 /// Random number of one submission: a repeated submission with the same key makes no second job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SubmissionKey(pub [u8; 16]);
+
+/// Random number of one request: a copy of it that comes later, by another way, changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestKey(pub [u8; 16]);

@@ -28,6 +28,8 @@ pub const LABELS: usize = 32;
 pub const LABEL_KEY_BYTES: usize = 64;
 /// A label's value.
 pub const LABEL_BYTES: usize = 1 << 10;
+/// Latest requests that labelled a job of which copies are recognized.
+pub const LABEL_REQUESTS: usize = 64;
 /// A piece of a blob on its way to a client.
 pub const BLOB_CHUNK_BYTES: usize = 1 << 20;
 /// A whole blob that a client or an agent will take.

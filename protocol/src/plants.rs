@@ -84,6 +84,8 @@ plants! {
     ForeignLeaseCounts,
     /// A result counts although the seal of its lease is wrong.
     ForgedLeaseCounts,
+    /// A copy of a request that labels a job, which comes late, labels it again.
+    LabelsAgain,
 }
 
 impl Plant {

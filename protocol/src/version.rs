@@ -8,8 +8,9 @@
 //! worker's hello has, and uses what the other coordinators must understand only once the version of
 //! the replicated records says that all of them do.
 
-/// Version of the messages in this crate; raised by any change of a message.
-pub const PROTOCOL_VERSION: u16 = 3;
+/// Version of the messages in this crate; raised by any change of a message. 4 brought
+/// [`crate::client::ClientRequest::LabelOnce`].
+pub const PROTOCOL_VERSION: u16 = 4;
 /// Oldest version that this build still talks to.
 pub const OLDEST_PROTOCOL: u16 = 3;
 

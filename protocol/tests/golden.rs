@@ -22,7 +22,7 @@ use std::io::Cursor;
 /// The versions that the bytes below belong to.
 #[test]
 fn versions() {
-    assert_eq!((FRAME_VERSION, PROTOCOL_VERSION), (3, 3));
+    assert_eq!((FRAME_VERSION, PROTOCOL_VERSION), (3, 4));
 }
 
 /// Claim: `message` has these bytes, and they mean it.
@@ -326,6 +326,16 @@ fn groups() {
         "03000000 03 03 0eac02",
     );
     pinned(&ClientRequest::TransferLeadership, "01000000 03 03 0f");
+    let once = ClientRequest::LabelOnce {
+        job: JobId(300),
+        key: "k".to_owned(),
+        value: "v".to_owned(),
+        request: RequestKey([0x22; 16]),
+    };
+    pinned(
+        &once,
+        "17000000 03 03 10ac02016b017622222222222222222222222222222222",
+    );
     let leader = Some(LeaderHint {
         name: "c2".to_owned(),
         address: "h:1".to_owned(),

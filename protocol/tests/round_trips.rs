@@ -385,6 +385,12 @@ fn client_request() -> impl Strategy<Value = ClientRequest> {
         }),
         build!(ClientRequest::RemoveMember { id: any::<u64>() }),
         Just(ClientRequest::TransferLeadership),
+        build!(ClientRequest::LabelOnce {
+            job: job(),
+            key: text(),
+            value: text(),
+            request: any::<[u8; 16]>().prop_map(RequestKey)
+        }),
     ]
 }
 

@@ -10,9 +10,9 @@ use crate::random::SplitMix;
 use evoring::client::{Access, Client};
 use evoring::exit::{Exit, Failure};
 use evoring_protocol::client::{self, ClientReply, ClientRequest, JobView};
-use evoring_protocol::{ErrorCode, JobId, SubmissionKey};
+use evoring_protocol::{ErrorCode, JobId, RequestKey, SubmissionKey};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,8 @@ pub struct Clients {
     text: String,
     began: Instant,
     stop: AtomicBool,
+    /// Requests that label a job.
+    labelled: AtomicU64,
     record: Mutex<Record>,
 }
 
@@ -75,6 +77,7 @@ impl Clients {
             text: text.to_owned(),
             began: Instant::now(),
             stop: AtomicBool::new(false),
+            labelled: AtomicU64::new(0),
             record: Mutex::default(),
         }
     }
@@ -189,10 +192,11 @@ impl Clients {
     ) {
         let request = match &input {
             LabelInput::Read => ClientRequest::Show { job },
-            LabelInput::Put(value) => ClientRequest::Label {
+            LabelInput::Put(value) => ClientRequest::LabelOnce {
                 job,
                 key: label.to_owned(),
                 value: value.clone(),
+                request: self.request_key(),
             },
         };
         let called = self.now();
@@ -226,6 +230,11 @@ impl Clients {
             text: self.text.clone(),
             refuse_unless_fits: false,
         }
+    }
+
+    fn request_key(&self) -> RequestKey {
+        let number = self.labelled.fetch_add(1, Ordering::Relaxed);
+        RequestKey(u128::from(number).to_le_bytes())
     }
 
     /// Nanoseconds since the beginning.

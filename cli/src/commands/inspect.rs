@@ -4,11 +4,12 @@ use super::{Context, resolve};
 use crate::args::{JobRef, Label, LabelArgs};
 use crate::exit::{Exit, Failure};
 use crate::follow::unexpected;
-use crate::local::registry::now_ms;
+use crate::local::{random, registry::now_ms};
 use crate::output::json::{JobJson, WorkerJson, status_name};
 use crate::output::table::{Align, Table, thousands};
 use crate::output::time::{duration, rfc3339};
 use crate::output::{print, print_json};
+use evoring_protocol::RequestKey;
 use evoring_protocol::client::{ClientReply, ClientRequest, JobView, WorkerView};
 
 /// `evoring jobs`.
@@ -179,10 +180,11 @@ pub(super) async fn label(context: &Context, arguments: LabelArgs) -> Result<Exi
     let mut client = context.client()?;
     let job = resolve(&mut client, arguments.job).await?;
     let Label { key, value } = arguments.label;
-    let request = ClientRequest::Label {
+    let request = ClientRequest::LabelOnce {
         job,
         key: key.clone(),
         value: value.clone(),
+        request: RequestKey(random()?),
     };
     match client.ask(&request).await? {
         ClientReply::Done if context.style.json => {

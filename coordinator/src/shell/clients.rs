@@ -24,6 +24,8 @@ use tokio::sync::watch;
 
 /// A request must come within this time after its stream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A question that nobody could answer for so long is given up: no majority may be there.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// A write that is not durable after this is answered as unknown.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A client that takes nothing of its answer for this long is left: it holds one of the places that a
@@ -262,6 +264,20 @@ impl Request {
             ClientRequest::Label { job, key, value } => {
                 self.write(Command::Label { job, key, value }).await?
             }
+            ClientRequest::LabelOnce {
+                job,
+                key,
+                value,
+                request,
+            } => {
+                self.write(Command::LabelOnce {
+                    job,
+                    key,
+                    value,
+                    request,
+                })
+                .await?
+            }
             ClientRequest::AddMember { name, address } => {
                 check_member(&name, &address)?;
                 self.write(Command::AddMember { name, address }).await?
@@ -299,6 +315,7 @@ impl Request {
             ClientRequest::Submit { .. }
                 | ClientRequest::Cancel { .. }
                 | ClientRequest::Label { .. }
+                | ClientRequest::LabelOnce { .. }
                 | ClientRequest::AddMember { .. }
                 | ClientRequest::RemoveMember { .. }
                 | ClientRequest::TransferLeadership
@@ -311,7 +328,15 @@ impl Request {
     }
 
     async fn ask(&self, question: Question) -> Result<ClientReply, Stop> {
-        Ok(match self.clients.inbox.ask(question).await? {
+        let asked = self.clients.inbox.ask(question);
+        let answer = tokio::time::timeout(QUESTION_TIMEOUT, asked).await.map_err(|_| {
+            let message = format!(
+                "no majority of the coordinators confirmed within {} s that this one leads; see `evoring cluster status`",
+                QUESTION_TIMEOUT.as_secs()
+            );
+            RemoteError::new(ErrorCode::NotReady, message)
+        })?;
+        Ok(match answer? {
             Answer::Jobs(jobs) => ClientReply::Jobs(pages::newest(jobs)),
             Answer::Job(job) => ClientReply::Job(job),
             Answer::Explanation(sentences) => ClientReply::Explanation(sentences),

@@ -18,6 +18,8 @@ enum Class {
     Write,
     /// One reply.
     Question,
+    /// One reply, which waits for no other coordinator: for people who ask why questions wait.
+    Diagnosis,
     /// Many replies, as fast as the client reads them.
     Stream,
 }
@@ -28,15 +30,15 @@ impl Class {
             ClientRequest::Submit { .. }
             | ClientRequest::Cancel { .. }
             | ClientRequest::Label { .. }
+            | ClientRequest::LabelOnce { .. }
             | ClientRequest::AddMember { .. }
             | ClientRequest::RemoveMember { .. }
             | ClientRequest::TransferLeadership => Self::Write,
             ClientRequest::Jobs
             | ClientRequest::Show { .. }
             | ClientRequest::Explain { .. }
-            | ClientRequest::Workers
-            | ClientRequest::Status
-            | ClientRequest::Cluster => Self::Question,
+            | ClientRequest::Workers => Self::Question,
+            ClientRequest::Status | ClientRequest::Cluster => Self::Diagnosis,
             ClientRequest::Logs { .. }
             | ClientRequest::Events { .. }
             | ClientRequest::Follow { .. }
@@ -48,6 +50,7 @@ impl Class {
         match self {
             Self::Write => "submissions and cancellations",
             Self::Question => "questions",
+            Self::Diagnosis => "questions about the group",
             Self::Stream => "streams",
         }
     }
@@ -58,6 +61,7 @@ impl Class {
 pub(super) struct Gates {
     writes: Arc<Semaphore>,
     questions: Arc<Semaphore>,
+    diagnoses: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
 
@@ -67,6 +71,7 @@ impl Default for Gates {
         Self {
             writes: gate(),
             questions: gate(),
+            diagnoses: gate(),
             streams: gate(),
         }
     }
@@ -85,6 +90,7 @@ impl Gates {
         let gate = match class {
             Class::Write => &self.writes,
             Class::Question => &self.questions,
+            Class::Diagnosis => &self.diagnoses,
             Class::Stream => &self.streams,
         };
         Arc::clone(gate).try_acquire_owned().map_err(|_| {
@@ -103,7 +109,7 @@ mod tests {
     use evoring_protocol::JobId;
 
     // Claim: any number of followers leaves room for submissions and questions, and the other
-    // way round; beyond the bound the client is told to ask again.
+    // way round, and whatever waits for a majority leaves room for asking why; beyond the bound the client is told to ask again.
     // Method: take all permits of one class, then ask for each of the others.
     #[test]
     fn classes_do_not_block_each_other() {
@@ -111,10 +117,11 @@ mod tests {
         let follow = ClientRequest::Follow { job };
         let cancel = ClientRequest::Cancel { job };
         let show = ClientRequest::Show { job };
-        for full in [&follow, &cancel, &show] {
+        let all = [&follow, &cancel, &show, &ClientRequest::Cluster];
+        for full in all {
             let gates = Gates::default();
             let held: Vec<_> = (0..REQUESTS).map(|_| gates.enter(full).unwrap()).collect();
-            for request in [&follow, &cancel, &show] {
+            for request in all {
                 assert_eq!(gates.enter(request).is_ok(), request != full, "{full:?}");
             }
             let error = gates.enter(full).unwrap_err();

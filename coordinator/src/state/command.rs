@@ -6,7 +6,8 @@ use evoring_protocol::bounded::{bytes, result_bytes};
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::work::{Checkpoint, FailureCause, Member, WorkError};
 use evoring_protocol::{
-    Attempt, DemandId, Digest, ItemIndex, JobId, Rank, RosterNumber, SubmissionKey, WorkerId,
+    Attempt, DemandId, Digest, ItemIndex, JobId, Rank, RequestKey, RosterNumber, SubmissionKey,
+    WorkerId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -149,7 +150,7 @@ pub enum Command {
         /// The version.
         version: u16,
     },
-    /// Attaches a label to a job. Since version 3.
+    /// Attaches a label to a job, as [`Command::LabelOnce`] but for its copies. Since version 3.
     Label {
         /// The job.
         job: JobId,
@@ -158,6 +159,17 @@ pub enum Command {
         /// Its value.
         value: String,
     },
+    /// Attaches a label to a job, unless a copy of the request has done that. Since version 4.
+    LabelOnce {
+        /// The job.
+        job: JobId,
+        /// The label's name.
+        key: String,
+        /// Its value.
+        value: String,
+        /// The request.
+        request: RequestKey,
+    },
 }
 
 impl Command {
@@ -165,7 +177,18 @@ impl Command {
     pub fn since(&self) -> u16 {
         match self {
             Self::Label { .. } => 3,
+            Self::LabelOnce { .. } => 4,
             _ => OLDEST_RECORDS,
+        }
+    }
+
+    /// What comes closest to it while records of `version` are in force.
+    pub fn as_of(self, version: u16) -> Self {
+        match self {
+            Self::LabelOnce {
+                job, key, value, ..
+            } if version < 4 => Self::Label { job, key, value },
+            command => command,
         }
     }
 }

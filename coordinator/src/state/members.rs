@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 /// Oldest version of the records that this build reads.
 pub const OLDEST_RECORDS: u16 = 2;
-/// Newest version of the records that this build reads. 3 brought labels.
-pub const NEWEST_RECORDS: u16 = 3;
+/// Newest version of the records that this build reads. 3 brought labels, 4 the keys of requests for
+/// them.
+pub const NEWEST_RECORDS: u16 = 4;
 
 /// A coordinator of the group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,8 @@
 //! - `STATE-4`: a driver's blob stays here until the blob store has it.
 //! - `STATE-5`: one submission key makes one job, for as long as the job is kept.
 //! - `STATE-6`: a gang has at most one roster; its numbers only grow.
+//! - `STATE-7`: of the copies of one request that labels a job, only the first has an effect, as long as
+//!   fewer than [`evoring_protocol::limits::LABEL_REQUESTS`] others labelled that job in between.
 
 mod cache;
 mod command;
@@ -20,6 +22,7 @@ mod gang;
 mod gangs;
 mod items;
 mod job;
+mod label_requests;
 mod map;
 mod members;
 mod step;
@@ -33,6 +36,8 @@ pub use job::{Body, DemandState, Job, Phase, Work};
 pub use map::{ItemState, MapState, Tries};
 pub use members::{Member, NEWEST_RECORDS, OLDEST_RECORDS};
 
+use label_requests::LabelRequests;
+
 use evoring_jobs::driver::{Driver, DriverEvent};
 use evoring_protocol::bounded::map_to_bytes;
 use evoring_protocol::event::EventKind;
@@ -40,7 +45,7 @@ use evoring_protocol::limits::{LABEL_BYTES, LABEL_KEY_BYTES, LABELS};
 use evoring_protocol::peer::GroupId;
 #[cfg(evoring_plants)]
 use evoring_protocol::plants::{Plant, is_planted};
-use evoring_protocol::{DemandId, Digest, ErrorCode, JobId, SubmissionKey, WorkerId};
+use evoring_protocol::{DemandId, Digest, ErrorCode, JobId, RequestKey, SubmissionKey, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,6 +80,9 @@ pub struct State {
     next_member: u64,
     /// Version of the records in force (`GROUP-2`).
     version: u16,
+    /// Since version 4; it follows the rest (`encoding`).
+    #[serde(skip)]
+    label_requests: LabelRequests,
     /// Newest version that this process reads; not replicated.
     #[serde(skip, default = "newest_records")]
     reads: u16,
@@ -102,6 +110,7 @@ impl Default for State {
             members: BTreeMap::new(),
             next_member: 1,
             version: NEWEST_RECORDS,
+            label_requests: LabelRequests::default(),
             reads: NEWEST_RECORDS,
         }
     }
@@ -236,7 +245,13 @@ impl State {
             Command::BlobStored { digest } => {
                 self.blobs.remove(&digest);
             }
-            Command::Label { job, key, value } => return self.label(job, key, value),
+            Command::Label { job, key, value } => return self.label(job, key, value, None),
+            Command::LabelOnce {
+                job,
+                key,
+                value,
+                request,
+            } => return self.label(job, key, value, Some(request)),
             Command::AddMember { name, address } => return self.add_member(name, address),
             Command::RemoveMember { id } => return self.remove_member(id),
             Command::MemberJoined { id } => self.member_joined(id),
@@ -326,6 +341,7 @@ impl State {
             };
             if let Some(job) = self.jobs.remove(&id) {
                 self.submissions.remove(&job.key);
+                self.label_requests.forget(id);
             }
         }
     }
@@ -353,7 +369,13 @@ impl State {
         Outcome::Done
     }
 
-    fn label(&mut self, id: JobId, key: String, value: String) -> Outcome {
+    fn label(
+        &mut self,
+        id: JobId,
+        key: String,
+        value: String,
+        request: Option<RequestKey>,
+    ) -> Outcome {
         let refused = |code, message| Outcome::Refused { code, message };
         let Some(job) = self.jobs.get_mut(&id) else {
             let message = format!("no job {id}; `evoring jobs` lists them");
@@ -371,7 +393,12 @@ impl State {
             let message = format!("job {id} has {LABELS} labels, more are not kept");
             return refused(ErrorCode::Busy, message);
         }
-        job.labels.insert(key, value);
+        let is_first = request.is_none_or(|request| self.label_requests.is_first(id, request));
+        #[cfg(evoring_plants)]
+        let is_first = is_first || is_planted(Plant::LabelsAgain);
+        if is_first {
+            job.labels.insert(key, value);
+        }
         Outcome::Done
     }
 

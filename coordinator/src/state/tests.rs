@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::made_up::{JOB, compute, trained};
+use evoring_protocol::limits::LABEL_REQUESTS;
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::work::{Checkpoint, FailureCause, Member, WorkError};
 use evoring_protocol::{Attempt, ItemIndex, Rank, RosterNumber, SlotIndex, Step, limits};
@@ -31,7 +32,7 @@ impl Log {
             time_ms: 1_000 + self.entries.len() as u64,
             commands,
         }
-        .encode(NEWEST_RECORDS);
+        .encode(self.state.version());
         self.entries.push(entry.clone());
         self.state.apply(self.entries.len() as u64, &entry).unwrap()
     }
@@ -447,7 +448,7 @@ fn malformed_bytes() {
     newer[0] += 1;
     for (wrong, reason) in [
         (&longer[..], "1 bytes left over"),
-        (&newer[..], "version 4, expected 2 to 3"),
+        (&newer[..], "version 5, expected 2 to 4"),
         (&entry[..2], "entry of 2 bytes"),
     ] {
         let error = Batch::decode(wrong, NEWEST_RECORDS)
@@ -468,7 +469,7 @@ fn malformed_bytes() {
     other[0] = b'X';
     for (wrong, reason) in [
         (&longer[..], "left over"),
-        (&newer[..], "version 4, expected 3"),
+        (&newer[..], "version 5, expected 3 to 4"),
         (&other[..], "not a state of Evoring"),
         (&bytes[..3], "too short"),
         (&bytes[..bytes.len() - 1], "snapshot of"),
@@ -677,5 +678,58 @@ proptest! {
         let position = place.index(entry.len());
         entry[position] = value;
         let _ = Batch::decode(&entry, NEWEST_RECORDS);
+    }
+}
+
+fn labelled(value: &str, request: u8) -> Command {
+    Command::LabelOnce {
+        job: JOB_1,
+        key: "note".to_owned(),
+        value: value.to_owned(),
+        request: RequestKey([request; 16]),
+    }
+}
+
+// Claim: a copy of a request that labels a job changes nothing when it comes after another request, and
+// what is remembered of requests is bounded.
+// Method: two requests and the first once more; then as many others as are remembered, and it again.
+#[test]
+fn late_copies_of_labels() {
+    let mut log = Log::default();
+    log.one(submission(1));
+    let label = |log: &Log| log.state.jobs()[&JOB_1].labels["note"].clone();
+    for (value, request) in [("old", 1), ("new", 2), ("old", 1)] {
+        let applied = log.one(labelled(value, request));
+        assert_eq!(applied.outcomes, [Outcome::Done]);
+    }
+    assert_eq!(label(&log), "new");
+    for request in 0..LABEL_REQUESTS {
+        log.one(labelled("other", 100 + request as u8));
+    }
+    log.one(labelled("old", 1));
+    assert_eq!(label(&log), "old");
+}
+
+// Claim: a state is written as every member can read it: without the keys of requests while an older
+// version of the records is in force, with them afterwards; and a state has one encoding.
+// Method: states of both versions, there and back; each with the other's version in front.
+#[test]
+fn two_encodings() {
+    for (version, encoding) in [(3, 3), (4, 4)] {
+        let mut log = Log::default();
+        log.state.hold_version(version);
+        log.one(submission(1));
+        log.one(labelled("value", 1).as_of(version));
+        assert_eq!(log.state.jobs()[&JOB_1].labels["note"], "value");
+        let bytes = log.state.encode();
+        assert_eq!(bytes[4..6], u16::to_le_bytes(encoding));
+        let mut decoded = State::decode(&bytes).unwrap();
+        decoded.hold_version(version);
+        assert_eq!(decoded, log.state);
+        for other in (2..=5).filter(|other| *other != encoding) {
+            let mut wrong = bytes.clone();
+            wrong[4..6].copy_from_slice(&u16::to_le_bytes(other));
+            assert!(State::decode(&wrong).is_err(), "{other} for {encoding}");
+        }
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Client {
     pub since_us: u64,
     /// Whether its first task was asked for before.
     asks_again: bool,
+    /// Whether what it asks now was sent to more than one coordinator.
+    has_copies: bool,
     /// Counts its attempts: answers to older ones come too late.
     number: u64,
     target: usize,
@@ -68,6 +70,7 @@ impl World {
                 asking: None,
                 since_us: 0,
                 asks_again: false,
+                has_copies: false,
                 number: 0,
                 target: index,
                 tasks: VecDeque::new(),
@@ -101,6 +104,7 @@ impl World {
         }
         let operation = self.watch.history.asks(index, &request, self.now);
         self.clients[index].asking = Some((request, operation));
+        self.clients[index].has_copies = false;
         self.attempts(index);
     }
 
@@ -158,6 +162,13 @@ impl World {
         }
         client.target = (client.target + 1) % hosts.max(1);
         self.watch.counters.hit(Sometimes::RequestTimedOut);
+        let is_label = matches!(client.asking, Some((Request::Label { .. }, _)));
+        if is_label && self.dice.chance(700_000) {
+            // The same request, as commands do: whichever copy comes first counts.
+            self.clients[index].has_copies = true;
+            self.watch.counters.hit(Sometimes::LabelSentAgain);
+            return self.attempts(index);
+        }
         self.gives_up(index);
     }
 
@@ -224,10 +235,11 @@ impl World {
                 return self.feed(host, Input::Lead(event));
             }
             Request::Cancel { job, .. } => Command::Cancel { job },
-            Request::Label { job, value } => Command::Label {
+            Request::Label { job, value } => Command::LabelOnce {
                 job,
                 key: LABEL.to_owned(),
                 value: value.to_string(),
+                request: made_up::request_key(value),
             },
             Request::RemoveMember { id } => Command::RemoveMember { id },
             Request::AddMember { .. } => {
@@ -356,6 +368,11 @@ impl World {
         match denial {
             Denial::NotLeader(hint) => {
                 self.watch.counters.hit(Sometimes::ClientSentElsewhere);
+                if self.clients[index].has_copies {
+                    // Another copy may still be carried out.
+                    self.gives_up(index);
+                    return Ok(());
+                }
                 let named = hint.and_then(|hint| self.host_at(&hint.address));
                 let client = &mut self.clients[index];
                 client.target = named.unwrap_or((client.target + 1) % hosts.max(1));

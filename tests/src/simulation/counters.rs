@@ -120,6 +120,8 @@ sometimes! {
     JobCancelled,
     /// A label was set.
     Labelled,
+    /// A request for a label was sent to a second coordinator.
+    LabelSentAgain,
     /// A label was refused, because an old build was in the group.
     LabelTooNew,
     /// The version of the records rose.

@@ -8,7 +8,7 @@ use evoring_jobs::data::Part;
 use evoring_jobs::evolution::Chromosome;
 use evoring_jobs::spec::{JobSpec, parse};
 use evoring_protocol::work::{FailureCause, Kernel, WorkError};
-use evoring_protocol::{Digest, SubmissionKey};
+use evoring_protocol::{Digest, RequestKey, SubmissionKey};
 use std::sync::OnceLock;
 
 /// Jobs that differ in their random seed.
@@ -69,6 +69,11 @@ pub(super) fn submission(key: u64) -> Option<Submission> {
         min_ranks: spec.min_ranks,
         driver: spec.driver,
     })
+}
+
+/// The key of a request.
+pub(super) fn request_key(number: u64) -> RequestKey {
+    RequestKey(u128::from(number).to_le_bytes())
 }
 
 pub(super) fn submission_key(key: u64) -> SubmissionKey {

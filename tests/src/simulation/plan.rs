@@ -5,7 +5,7 @@ use super::dice::Dice;
 use super::hosts::Store;
 use super::invariants::Violation;
 use super::world::SECOND;
-use evoring_coordinator::state::{Batch, Command, State};
+use evoring_coordinator::state::{Batch, Command, NEWEST_RECORDS, OLDEST_RECORDS, State};
 use evoring_protocol::peer::GroupId;
 
 /// The share of a run, in percent, in which things fail; then nothing does, and all must end well.
@@ -118,8 +118,11 @@ impl Plan {
     /// Newest version of the records that a build reads at first.
     pub(super) fn first_reads(&self) -> u16 {
         match self.upgrade {
-            true => evoring_coordinator::state::OLDEST_RECORDS,
-            false => evoring_coordinator::state::NEWEST_RECORDS,
+            true => {
+                let versions = u64::from(NEWEST_RECORDS - OLDEST_RECORDS);
+                OLDEST_RECORDS + (share_of(self.seed, 4) % versions) as u16
+            }
+            false => NEWEST_RECORDS,
         }
     }
 }

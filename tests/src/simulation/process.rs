@@ -446,6 +446,7 @@ fn leader_config(birth: &Birth) -> LeaderConfig {
         id: birth.id,
         name: birth.name.clone(),
         address: birth.address.clone(),
+        is_advertised: true,
     }
 }
 

@@ -11,7 +11,7 @@ use evoring_protocol::client::{
 };
 use evoring_protocol::codec;
 use evoring_protocol::peer::GroupId;
-use evoring_protocol::{Digest, ErrorCode, JobId, RemoteError, SubmissionKey};
+use evoring_protocol::{Digest, ErrorCode, JobId, RemoteError, RequestKey, SubmissionKey};
 
 fn submit() -> ClientRequest {
     ClientRequest::Submit {
@@ -55,6 +55,15 @@ pub fn client_requests() -> Vec<Seed> {
                 job: JobId(300),
                 key: "team".to_owned(),
                 value: "vision".to_owned(),
+            },
+        ),
+        (
+            "label-once",
+            ClientRequest::LabelOnce {
+                job: JobId(300),
+                key: "team".to_owned(),
+                value: "vision".to_owned(),
+                request: RequestKey([0xee; 16]),
             },
         ),
         ("cluster", ClientRequest::Cluster),

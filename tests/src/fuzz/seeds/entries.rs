@@ -10,7 +10,8 @@ use evoring_jobs::spec;
 use evoring_protocol::peer::GroupId;
 use evoring_protocol::work::{FailureCause, Member};
 use evoring_protocol::{
-    Attempt, DemandId, Digest, ItemIndex, JobId, Rank, RosterNumber, SlotIndex, SubmissionKey,
+    Attempt, DemandId, Digest, ItemIndex, JobId, Rank, RequestKey, RosterNumber, SlotIndex,
+    SubmissionKey,
 };
 
 const JOB_ID: JobId = JobId(1);
@@ -120,6 +121,12 @@ fn group_changes() -> Vec<Command> {
             job,
             key: "team".to_owned(),
             value: "vision".to_owned(),
+        },
+        Command::LabelOnce {
+            job,
+            key: "team".to_owned(),
+            value: "vision".to_owned(),
+            request: RequestKey([0xee; 16]),
         },
         Command::RemoveMember { id: 2 },
     ]
