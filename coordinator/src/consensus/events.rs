@@ -163,9 +163,11 @@ pub enum Refusal {
     /// This node does not lead.
     #[error("this coordinator does not lead")]
     NotLeader,
-    /// Too much is uncommitted.
-    #[error("more than {UNCOMMITTED_BYTES} bytes wait to be committed")]
-    Full,
+    /// It takes nothing more for the moment.
+    #[error(
+        "more than {UNCOMMITTED_BYTES} bytes wait to be committed, or another coordinator is taking the office"
+    )]
+    NotNow,
 }
 
 /// Why a node must not go on.

@@ -724,3 +724,32 @@ fn a_follower_far_behind() {
     assert!(member.installed.is_empty());
     assert_eq!(group.commands(away).len(), 24);
 }
+
+// Claim: a follower whose disk takes nothing holds a bounded part of what the others write meanwhile, and
+// has all of it once its disk goes on.
+// Method: twice as much as the bound, and time for heartbeats, while its writes are not reported.
+#[test]
+fn a_follower_without_a_disk() {
+    let mut group = Group::of(&[1, 2, 3]);
+    let leader = group.leader();
+    let slow = if leader == 3 { 2 } else { 3 };
+    group.members.get_mut(&slow).unwrap().is_stalled = true;
+    let command = vec![7; 1 << 20];
+    let count = 2 * UNWRITTEN_BYTES / command.len();
+    for _ in 0..count {
+        group.propose(leader, &command);
+        group.tick(1);
+    }
+    let member = group.members.get_mut(&slow).unwrap();
+    let bytes = member.consensus.unwritten_bytes;
+    let most = UNWRITTEN_BYTES + MESSAGE_BYTES as usize + command.len();
+    assert!((UNWRITTEN_BYTES..=most).contains(&bytes), "{bytes}");
+    member.is_stalled = false;
+    for token in std::mem::take(&mut member.writes) {
+        group.feed(slow, Event::Persisted { token });
+    }
+    group.tick(3 * ELECTION_TICKS);
+    assert_eq!(group.members[&slow].consensus.unwritten_bytes, 0);
+    assert_eq!(group.commands(slow).len(), count);
+    assert_eq!(group.members[&slow].rejected, []);
+}

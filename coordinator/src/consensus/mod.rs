@@ -74,6 +74,9 @@ const MESSAGE_BYTES: u64 = 1 << 20;
 const INFLIGHT_MESSAGES: usize = 256;
 /// Proposals that are not committed yet; more are refused.
 const UNCOMMITTED_BYTES: u64 = 64 << 20;
+/// Entries that wait for this node's own disk; what a leader sends beyond them is not taken, and comes
+/// again. It sends more with each answer to a heartbeat, which waits for no disk.
+const UNWRITTEN_BYTES: usize = 64 << 20;
 /// Committed entries that are handed out at once.
 const COMMITTED_BYTES: u64 = 8 << 20;
 
@@ -111,6 +114,8 @@ pub struct Consensus {
     lazy_hard_state: Option<HardState>,
     /// Tokens of writes that are not durable yet, with what waits for them.
     pending: std::collections::VecDeque<Pending>,
+    /// Bytes of the entries in those writes.
+    unwritten_bytes: usize,
     next_token: u64,
     reads: Reads,
     /// Ticks when each member was heard last, or when that began to count.
@@ -135,6 +140,8 @@ struct Pending {
     token: u64,
     /// Ticks when it was handed out.
     since: u64,
+    /// Of its entries.
+    bytes: usize,
     /// Number of the ready, if the write came from one.
     ready: Option<u64>,
     /// Snapshot to cut the log at.
@@ -185,6 +192,7 @@ impl Consensus {
             known_leader: raft::INVALID_ID,
             lazy_hard_state: None,
             pending: std::collections::VecDeque::new(),
+            unwritten_bytes: 0,
             next_token: 1,
             reads: Reads::new(config),
             heard: BTreeMap::new(),
@@ -368,6 +376,7 @@ impl Consensus {
         match own.check(from, &message) {
             // The leader takes its leadership back if it hears nothing.
             Ok(()) if message.msg_type() == MessageType::MsgTimeoutNow && !self.may_campaign() => {}
+            Ok(()) if self.is_too_much(&message) => {}
             // Answers of nodes that have left, and votes for a term that is over, are of no use.
             Ok(()) => drop(self.node.step(message)),
             Err(rejection @ Rejection::LogTooShort { .. }) => {
@@ -375,6 +384,12 @@ impl Consensus {
             }
             Err(rejection) => actions.push(Action::Rejected(rejection)),
         }
+    }
+
+    /// Whether a message brings more entries than the disk lets this node take.
+    fn is_too_much(&self, message: &Message) -> bool {
+        let is_append = message.msg_type() == MessageType::MsgAppend;
+        is_append && !message.entries.is_empty() && self.unwritten_bytes >= UNWRITTEN_BYTES
     }
 
     /// A leader that has removed itself leads no more: `raft` panics when its next entry is durable.
@@ -421,11 +436,10 @@ impl Consensus {
     /// Moves the membership towards the goals (`MEMBER-3`).
     fn change_membership(&mut self) {
         let raft = &self.node.raft;
-        // What is applied includes every change that is committed, and this leader has committed in
-        // its own term: nothing else can be in flight.
+        // This leader has committed in its own term, and no change is in flight: not one of its own, nor
+        // one of an earlier leader's, for which it waited when it was elected.
         let is_settled = raft.commit_to_current_term()
             && !raft.has_pending_conf()
-            && raft.raft_log.applied == raft.raft_log.committed
             && raft.lead_transferee.is_none();
         if !is_settled {
             return;
@@ -493,7 +507,7 @@ impl Consensus {
         if self.node.propose(self.context(token), data).is_err() {
             actions.push(Action::Refused {
                 token,
-                reason: Refusal::Full,
+                reason: Refusal::NotNow,
             });
         }
     }
@@ -520,6 +534,7 @@ impl Consensus {
             let Some(pending) = self.pending.pop_front() else {
                 break;
             };
+            self.unwritten_bytes -= pending.bytes;
             if let Some(number) = pending.ready {
                 self.node.on_persist_ready(number);
             }
@@ -582,6 +597,7 @@ impl Consensus {
         Pending {
             token,
             since: self.ticks,
+            bytes: 0,
             ready: None,
             compact_to: None,
             has_vote: false,
@@ -591,8 +607,10 @@ impl Consensus {
         }
     }
 
-    fn persist(&mut self, write: LogWrite, pending: Pending, actions: &mut Vec<Action>) {
+    fn persist(&mut self, write: LogWrite, mut pending: Pending, actions: &mut Vec<Action>) {
         let token = pending.token;
+        pending.bytes = write.entries.iter().map(|entry| entry.data.len()).sum();
+        self.unwritten_bytes += pending.bytes;
         self.pending.push_back(pending);
         actions.push(Action::Persist { token, write });
     }

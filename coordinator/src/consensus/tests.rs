@@ -253,7 +253,7 @@ fn refuses_too_much() {
             matches!(
                 action,
                 Action::Refused {
-                    reason: Refusal::Full,
+                    reason: Refusal::NotNow,
                     ..
                 }
             )

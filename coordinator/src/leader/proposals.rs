@@ -27,14 +27,25 @@ pub(super) enum Waiter {
     Client(Ticket),
 }
 
+/// A command and who waits for it.
+#[derive(Debug)]
+struct Proposal {
+    /// Grows with each; what came first is applied first.
+    number: u64,
+    command: Command,
+    waiter: Waiter,
+}
+
 /// Commands that are not applied yet.
 #[derive(Debug, Default)]
 pub(super) struct Proposals {
-    waiting: Vec<(Command, Waiter)>,
+    /// In the order of their numbers.
+    waiting: Vec<Proposal>,
+    last_number: u64,
     /// When the first waiting command came.
     since_ms: u64,
     is_urgent: bool,
-    in_flight: BTreeMap<u64, (Vec<Command>, Vec<Waiter>)>,
+    in_flight: BTreeMap<u64, Vec<Proposal>>,
     last_token: u64,
 }
 
@@ -91,7 +102,12 @@ impl Proposals {
         for (part, command) in parts.into_iter().enumerate() {
             // The last is applied last.
             let waiter = if part == last { waiter } else { Waiter::Nobody };
-            self.waiting.push((command, waiter));
+            self.last_number += 1;
+            self.waiting.push(Proposal {
+                number: self.last_number,
+                command,
+                waiter,
+            });
         }
     }
 
@@ -117,40 +133,46 @@ impl Proposals {
         }
         let mut entry = BatchEncoder::default();
         let commands = self.waiting.iter().take(BATCH_COMMANDS);
-        let fitting = commands.take_while(|(command, _)| entry.add(command, BATCH_BYTES));
+        let fitting = commands.take_while(|one| entry.add(&one.command, BATCH_BYTES));
         let count = fitting.count();
-        let (commands, waiters): (Vec<Command>, Vec<Waiter>) = self.waiting.drain(..count).unzip();
-        self.is_urgent = self.waiting.iter().any(|(command, _)| is_urgent(command));
+        let proposed = self.waiting.drain(..count).collect();
+        self.is_urgent = self.waiting.iter().any(|one| is_urgent(&one.command));
         self.last_token += 1;
         let data = entry.finish(time_ms, version);
-        self.in_flight.insert(self.last_token, (commands, waiters));
+        self.in_flight.insert(self.last_token, proposed);
         Some((self.last_token, data))
     }
 
     /// Who waited for an entry, in the order of its commands.
     pub(super) fn applied(&mut self, token: u64) -> Option<Vec<Waiter>> {
-        self.in_flight.remove(&token).map(|(_, waiters)| waiters)
+        let applied = self.in_flight.remove(&token)?;
+        Some(applied.into_iter().map(|one| one.waiter).collect())
     }
 
-    /// Puts a refused entry's commands back to the front.
+    /// Puts a refused entry's commands back to where they were.
     pub(super) fn again(&mut self, token: u64, now: Now) {
-        let Some((commands, waiters)) = self.in_flight.remove(&token) else {
+        let Some(refused) = self.in_flight.remove(&token) else {
+            return;
+        };
+        let Some(first) = refused.first().map(|one| one.number) else {
             return;
         };
         if self.waiting.is_empty() {
             self.since_ms = now.mono_ms;
         }
-        self.waiting.splice(0..0, commands.into_iter().zip(waiters));
+        // Of several entries, the earlier ones may have been refused before.
+        let at = self.waiting.partition_point(|one| one.number < first);
+        self.waiting.splice(at..at, refused);
     }
 
     /// Clients who wait; they will not be answered by an entry any more.
     pub(super) fn clients(&mut self) -> Vec<Ticket> {
         let mut tickets = Vec::new();
-        let waiting = self.waiting.iter_mut().map(|(_, waiter)| waiter);
-        for waiter in waiting.chain(self.in_flight.values_mut().flat_map(|(_, waiters)| waiters)) {
-            if let Waiter::Client(ticket) = *waiter {
+        let in_flight = self.in_flight.values_mut().flatten();
+        for one in self.waiting.iter_mut().chain(in_flight) {
+            if let Waiter::Client(ticket) = one.waiter {
                 tickets.push(ticket);
-                *waiter = Waiter::Nobody;
+                one.waiter = Waiter::Nobody;
             }
         }
         tickets
@@ -242,5 +264,42 @@ mod tests {
         }
         assert_eq!(items, (0..5_000).collect::<Vec<_>>());
         assert_eq!((waiters, order), (vec![0, 1, 2], vec![3_000, 3_000, 5_000]));
+    }
+
+    // Claim: whatever is refused, and in whatever order that is told, commands keep their order.
+    // Method: three entries are refused, the last first, while a fourth command waits.
+    #[test]
+    fn refused_commands_keep_their_order() {
+        let mut proposals = Proposals::default();
+        let mut tokens = Vec::new();
+        for job in 1..=3 {
+            proposals.add(Command::Cancel { job: JobId(job) }, Waiter::Nobody, NOW);
+            let (token, _) = proposals.take_batch(NOW, 5, NEWEST_RECORDS).unwrap();
+            tokens.push(token);
+        }
+        proposals.add(Command::Cancel { job: JobId(4) }, Waiter::Nobody, NOW);
+        for order in [[2, 0, 1], [0, 1, 2], [2, 1, 0]] {
+            for refused in order {
+                proposals.again(tokens[refused], NOW);
+            }
+            let later = Now {
+                mono_ms: BATCH_MS,
+                ..NOW
+            };
+            let (token, entry) = proposals.take_batch(later, 5, NEWEST_RECORDS).unwrap();
+            let batch = Batch::decode(&entry, NEWEST_RECORDS).unwrap();
+            let jobs: Vec<Command> = (1..=4)
+                .map(|job| Command::Cancel { job: JobId(job) })
+                .collect();
+            assert_eq!(batch.commands, jobs);
+            proposals.again(token, NOW);
+            // As three entries again.
+            let mut waiting = std::mem::take(&mut proposals.waiting);
+            for token in &mut tokens {
+                *token += 10;
+                proposals.in_flight.insert(*token, vec![waiting.remove(0)]);
+            }
+            proposals.waiting = waiting;
+        }
     }
 }
