@@ -2,19 +2,16 @@
 
 use crate::exit::Failure;
 use crate::tilde::refuse_tilde;
-use evoring_protocol::transport::{Connector, Identity};
+use evoring_protocol::transport::{Connector, Identity, look_up};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Most bytes of a cluster file or an announcement.
 const FILE_BYTES: u64 = 64 << 10;
 /// Most coordinators in a cluster file.
 const COORDINATORS: usize = 16;
-/// Longest wait for a name to become an address.
-const LOOK_UP: Duration = Duration::from_secs(2);
 
 /// The cluster file, as written by `evoring local` and by operators. Relative paths are looked up
 /// beside the file.
@@ -192,14 +189,6 @@ impl Access {
         } else {
             Err(problems.join("; "))
         }
-    }
-}
-
-/// Addresses of `HOST:PORT`, at most four.
-pub async fn look_up(name: &str) -> std::io::Result<Vec<SocketAddr>> {
-    match tokio::time::timeout(LOOK_UP, tokio::net::lookup_host(name)).await {
-        Ok(found) => Ok(found?.take(4).collect()),
-        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
     }
 }
 

@@ -271,4 +271,22 @@ pub struct LeaderConfig {
     pub name: String,
     /// Where it listens, as others reach it.
     pub address: String,
+    /// Whether somebody named that address; otherwise it is the listener's, which others may know by a
+    /// name, or behind a translation.
+    pub is_advertised: bool,
+}
+
+#[cfg(test)]
+impl LeaderConfig {
+    /// The first of its group.
+    pub(crate) fn of_test(name: &str, address: &str) -> Self {
+        Self {
+            process: 1,
+            blobs: "file:///blobs".to_owned(),
+            id: 1,
+            name: name.to_owned(),
+            address: address.to_owned(),
+            is_advertised: true,
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The group as a coordinator knows it: who leads, how the members are, which records all read.
 
 use super::proposals::Waiter;
-use super::{Action, Leader};
+use super::{Action, Leader, LeaderConfig};
 use crate::consensus::PeerProgress;
 use crate::scheduler::{ConnectionId, Now};
 use crate::state::Command;
@@ -12,6 +12,7 @@ use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::worker::WorkerCommand;
 use raft::eraftpb::ConfState;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 /// What a member told is out of date after this, for the version of the records.
 const HEALTH_MS: u64 = 5_000;
@@ -100,6 +101,18 @@ impl Group {
         voters
             .filter(|id| *id != own && is_well(id))
             .max_by_key(|id| (matched(id), *id))
+    }
+}
+
+impl LeaderConfig {
+    /// Whether others shall know this coordinator's own address instead of the one that they know. One
+    /// that nobody named only does if it is the same machine at another port.
+    fn replaces(&self, known: &str) -> bool {
+        let (own, known_at) = (self.address.parse(), known.parse());
+        let has_other_port = |own: SocketAddr, known: SocketAddr| own.ip() == known.ip();
+        let is_found =
+            matches!((own, known_at), (Ok(own), Ok(known)) if has_other_port(own, known));
+        known != self.address && (self.is_advertised || is_found)
     }
 }
 
@@ -195,7 +208,7 @@ impl Leader {
         let Some(member) = self.state.members().get(&self.config.id) else {
             return;
         };
-        if member.address != self.config.address {
+        if self.config.replaces(&member.address) {
             let (name, address) = (member.name.clone(), self.config.address.clone());
             self.proposals
                 .add(Command::AddMember { name, address }, Waiter::Nobody, now);
@@ -335,13 +348,7 @@ mod tests {
         state.hold_version(OLDEST_RECORDS);
         state.hold_version(NEWEST_RECORDS);
         assert_eq!(state.version(), OLDEST_RECORDS);
-        let config = LeaderConfig {
-            process: 1,
-            blobs: String::new(),
-            id: 1,
-            name: "a".into(),
-            address: "a:1".into(),
-        };
+        let config = LeaderConfig::of_test("a", "a:1");
         let now = Now {
             mono_ms: 0,
             wall_ms: 0,
@@ -400,5 +407,27 @@ mod tests {
         office.feed(Event::Elected { term: 3 });
         assert_eq!(office.commit(3, vec![KEY]), []);
         assert_eq!(office.feed(Event::Joined { id: 2 }), []);
+    }
+
+    /// Claim: a leader tells the group its own address where somebody named it, or where it listens at
+    /// another port than the group knows; what a person told the group otherwise stays.
+    /// Method: pairs of addresses, each with and without a name given.
+    #[test]
+    fn which_address_is_told() {
+        let config = |address: &str, is_advertised| LeaderConfig {
+            is_advertised,
+            ..LeaderConfig::of_test("a", address)
+        };
+        for (own, known, if_found) in [
+            ("10.0.0.2:7400", "10.0.0.2:7400", None),
+            ("10.0.0.2:7401", "10.0.0.2:7400", Some(true)),
+            ("10.0.0.2:7400", "192.0.2.9:7400", Some(false)),
+            ("10.0.0.2:7400", "c2.example:7400", Some(false)),
+            ("[::1]:7401", "[::1]:7400", Some(true)),
+        ] {
+            let told = |is_advertised| config(own, is_advertised).replaces(known);
+            assert_eq!(told(false), if_found == Some(true), "{own} {known}");
+            assert_eq!(told(true), if_found.is_some(), "{own} {known}");
+        }
     }
 }

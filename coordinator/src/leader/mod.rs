@@ -122,6 +122,11 @@ impl Leader {
         self.config.id
     }
 
+    /// Whether this node was elected, and is in office or about to take it.
+    pub fn is_elected(&self) -> bool {
+        self.leads.is_some()
+    }
+
     /// The scheduler, in office.
     pub fn scheduler(&self) -> Option<&Scheduler> {
         self.scheduler.as_ref()
@@ -506,9 +511,12 @@ impl Leader {
     }
 
     fn write(&mut self, ticket: Ticket, command: Command, now: Now) {
+        let command = command.as_of(self.state.version());
         // What ends work, and makes room, is still taken while space is low.
         let refuses = match &command {
-            Command::Submit(_) | Command::Label { .. } => self.read_only(),
+            Command::Submit(_) | Command::Label { .. } | Command::LabelOnce { .. } => {
+                self.read_only()
+            }
             _ => self.store_failure.as_deref(),
         };
         if self.is_elsewhere() {
@@ -529,7 +537,9 @@ impl Leader {
             self.reply_error(ticket, ErrorCode::NotReady, message);
         } else {
             #[cfg(evoring_plants)]
-            if matches!(command, Command::Label { .. }) && is_planted(Plant::AnswersAtPropose) {
+            let is_label = matches!(command, Command::Label { .. } | Command::LabelOnce { .. });
+            #[cfg(evoring_plants)]
+            if is_label && is_planted(Plant::AnswersAtPropose) {
                 let outcome = Ok(crate::state::Outcome::Done);
                 self.out.push(Action::Reply { ticket, outcome });
                 return self.proposals.add(command, Waiter::Nobody, now);
@@ -553,7 +563,7 @@ impl Leader {
     fn refused(&mut self, token: u64, reason: Refusal, now: Now) {
         match reason {
             Refusal::NotLeader => self.step_down("this coordinator lost its office"),
-            Refusal::Full => self.proposals.again(token, now),
+            Refusal::NotNow => self.proposals.again(token, now),
         }
     }
 

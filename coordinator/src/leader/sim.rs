@@ -650,13 +650,7 @@ impl Sim {
 }
 
 fn leader(state: State, seed: u64) -> Leader {
-    let config = LeaderConfig {
-        process: 1,
-        blobs: "file:///blobs".to_owned(),
-        id: 1,
-        name: "c1".to_owned(),
-        address: "c1:1".to_owned(),
-    };
+    let config = LeaderConfig::of_test("c1", "c1:1");
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     Leader::new(config, state, Secrets::new(bytes))

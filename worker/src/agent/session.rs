@@ -3,7 +3,7 @@
 
 use super::work::Event;
 use evoring_protocol::client::LeaderHint;
-use evoring_protocol::transport::{Connection, Connector, Role, Search, TransportError};
+use evoring_protocol::transport::{Connection, Connector, Role, Search, TransportError, look_up};
 use evoring_protocol::worker::{WorkerCommand, WorkerReport};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -119,7 +119,7 @@ pub async fn keep_connected(
                 let hinted = match &end {
                     End::NotLeader(leader) => {
                         longest = ELECTION_WAIT;
-                        look_up(leader.as_ref()).await
+                        addresses_of(leader.as_ref()).await
                     }
                     End::Lost(_) => Vec::new(),
                 };
@@ -201,14 +201,11 @@ async fn moved(addresses: &[Address], found: &[Option<Found>]) {
 }
 
 /// Addresses of the leader; none if its name means nothing here, and then the others are tried.
-async fn look_up(leader: Option<&LeaderHint>) -> Vec<SocketAddr> {
+async fn addresses_of(leader: Option<&LeaderHint>) -> Vec<SocketAddr> {
     let Some(leader) = leader else {
         return Vec::new();
     };
-    match tokio::time::timeout(CONNECT, tokio::net::lookup_host(&leader.address)).await {
-        Ok(Ok(found)) => found.take(4).collect(),
-        _ => Vec::new(),
-    }
+    look_up(&leader.address).await.unwrap_or_default()
 }
 
 /// Why a session ended.

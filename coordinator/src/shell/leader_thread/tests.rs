@@ -28,13 +28,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let others = tokio::runtime::Runtime::new().unwrap();
         let state = State::of_new_group(GroupId([1; 16]), "a".into(), "a:1".into());
-        let config = LeaderConfig {
-            process: 1,
-            blobs: String::new(),
-            id: 1,
-            name: "a".into(),
-            address: "a:1".into(),
-        };
+        let config = LeaderConfig::of_test("a", "a:1");
         let (sender, messages) = mpsc::channel(INBOX);
         let inbox = Inbox::new(sender);
         let (raft, inputs) = input_channel();

@@ -146,7 +146,8 @@ impl Doorkeeper {
                 }
                 PeerMessage::Health(health) => {
                     let event = leader::Event::Health { id: from, health };
-                    self.inbox.send(Message::Event(event)).await;
+                    // It comes again soon; the messages behind it do not wait for clients and workers.
+                    self.inbox.offer(Message::Event(event));
                     Ok(())
                 }
                 PeerMessage::Hello(_) | PeerMessage::Join(_) => Err("a second hello".to_owned()),
@@ -274,6 +275,7 @@ mod tests {
             has_joined: true,
         };
         let standing = Standing {
+            is_elected: true,
             leads: true,
             members: BTreeMap::from([(1, member("c1")), (2, member("c2"))]),
             next_member: 5,

@@ -11,8 +11,7 @@ use evoring_protocol::limits::BLOB_CHUNK_BYTES;
 use evoring_protocol::peer::{
     PeerHealth, PeerHello, PeerMessage, PeerRefusal, PeerReply, RAFT_MESSAGES,
 };
-use evoring_protocol::transport::{Connection, Role, Sender, TransportError};
-use std::net::SocketAddr;
+use evoring_protocol::transport::{Connection, Role, Sender, TransportError, look_up};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -86,6 +85,7 @@ impl Link {
             heard: heard_by_task,
             tries_heard: false,
             told: None,
+            untold: None,
         };
         Self {
             queue,
@@ -133,6 +133,8 @@ struct Task {
     /// What the leader thread was told last of the way to this coordinator: there is a problem, or none
     /// any more. Nothing yet by this link, but maybe by one that it replaced.
     told: Option<Option<String>>,
+    /// What it is yet to be told: it had no room.
+    untold: Option<Option<String>>,
 }
 
 /// Why a connection came to nothing.
@@ -140,6 +142,17 @@ enum Failure {
     Transport(TransportError),
     Refused(PeerRefusal, String),
     Other(String),
+}
+
+impl Failure {
+    /// No address of `place` could be connected to.
+    fn nowhere(place: &str, failures: &[TransportError]) -> Self {
+        let failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        Self::Other(match failures.as_slice() {
+            [] => format!("address {place} is not known"),
+            failures => failures.join("; "),
+        })
+    }
 }
 
 impl From<TransportError> for Failure {
@@ -156,7 +169,7 @@ impl Task {
             match self.connect(&place).await {
                 Ok((connection, sender)) => {
                     pause = FIRST_PAUSE;
-                    self.told(None).await;
+                    self.told(None);
                     if place != self.address {
                         let (name, known) = (&self.name, &self.address);
                         tracing::warn!(
@@ -181,7 +194,7 @@ impl Task {
                     };
                     // Of two places that do not answer, people read about the one that they gave.
                     if place == self.address || self.told.is_none() {
-                        self.told(Some(problem)).await;
+                        self.told(Some(problem));
                     }
                     self.tries_heard = !self.tries_heard;
                 }
@@ -224,15 +237,25 @@ impl Task {
     }
 
     /// Tells the leader thread, for people, when something changes.
-    async fn told(&mut self, problem: Option<String>) {
+    fn told(&mut self, problem: Option<String>) {
         if self.told.as_ref() != Some(&problem) {
             if let Some(problem) = &problem {
                 tracing::warn!(to = self.to, address = %self.address, problem, "no way to a coordinator");
             }
             self.told = Some(problem.clone());
-            let id = self.to;
+            self.untold = Some(problem);
+        }
+        self.tell();
+    }
+
+    /// Tells what is untold, if there is room: Raft's messages do not wait for clients and workers.
+    fn tell(&mut self) {
+        if let Some(problem) = &self.untold {
+            let (id, problem) = (self.to, problem.clone());
             let event = leader::Event::Contact { id, problem };
-            self.common.inbox.send(Message::Event(event)).await;
+            if self.common.inbox.offer(Message::Event(event)) {
+                self.untold = None;
+            }
         }
     }
 
@@ -244,11 +267,13 @@ impl Task {
             let message = "is yet to be taken in by the leader";
             return Err(Failure::Other(message.to_owned()));
         }
-        let address = resolve(place).await.map_err(Failure::Other)?;
+        let failed = |error| Failure::Other(format!("address {place}: {error}"));
+        let addresses = look_up(place).await.map_err(failed)?;
         let connector = &self.common.connector;
         let connection = connector
-            .connect_within(CONNECT, address, Role::Coordinator)
-            .await?;
+            .connect_first(CONNECT, &addresses, Role::Coordinator)
+            .await
+            .map_err(|failures| Failure::nowhere(place, &failures))?;
         if connection.peer().name != self.name {
             let got = connection.peer().name.clone();
             connection.close("another coordinator was expected here");
@@ -280,7 +305,9 @@ impl Task {
         }
         if !self.has_joined {
             let event = leader::Event::Joined { id: self.to };
-            self.common.inbox.send(Message::Event(event)).await;
+            let inbox = self.common.inbox.clone();
+            // It must arrive, but nothing here waits for it.
+            tokio::spawn(async move { inbox.send(Message::Event(event)).await });
         }
         Ok((connection, sender))
     }
@@ -294,10 +321,14 @@ impl Task {
                 biased;
                 error = connection.closed() => return error,
                 () = frames.closed() => break,
-                _ = health.tick() => match self.health.borrow().clone() {
-                    Some(health) => PeerMessage::Health(health),
-                    None => continue,
-                },
+                _ = health.tick() => {
+                    self.tell();
+                    let health = self.health.borrow().clone();
+                    match health {
+                        Some(health) => PeerMessage::Health(health),
+                        None => continue,
+                    }
+                }
                 outgoing = self.outgoing.recv() => match outgoing {
                     Some(Outgoing::Raft(message)) => self.raft_frame(connection, message),
                     Some(Outgoing::Snapshot { message, state }) => {
@@ -358,14 +389,6 @@ impl Task {
             raft.send(Input::Core(consensus::Event::SnapshotSent { to, arrived }));
         });
     }
-}
-
-async fn resolve(address: &str) -> Result<SocketAddr, String> {
-    let failed = |reason: String| format!("address {address}: {reason}");
-    let mut found = tokio::net::lookup_host(address)
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    found.next().ok_or_else(|| failed("not known".to_owned()))
 }
 
 async fn send_snapshot(

@@ -17,7 +17,8 @@ pub(super) use incoming::{Doorkeeper, serve};
 pub(super) use link::Outgoing;
 
 use super::leader_thread::{Inbox, Standing};
-use super::raft_thread::RaftSender;
+use super::raft_thread::{Input, RaftSender};
+use crate::consensus;
 use crate::state::Member;
 use evoring_protocol::client::is_address;
 use evoring_protocol::peer::{GroupId, PeerHealth};
@@ -107,7 +108,10 @@ impl Links {
     /// Ends the links to coordinators that belong neither to the group nor to its membership in
     /// force: until then they must hear that they are leaving.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(u64) -> bool) {
-        self.links.retain(|&id, _| is_wanted(id));
+        let unwanted = self.links.keys().copied().filter(|id| !is_wanted(*id));
+        for id in unwanted.collect::<Vec<_>>() {
+            self.end(id);
+        }
         self.hints.retain(|&id, _| is_wanted(id));
     }
 
@@ -116,7 +120,20 @@ impl Links {
         self.health.send_replace(Some(health.clone()));
     }
 
+    /// Ends a link. A snapshot that waits there is lost, which `raft` must hear: it sends nothing more
+    /// until it knows what became of it.
+    fn end(&mut self, id: u64) {
+        if self.links.remove(&id).is_some() {
+            let event = consensus::Event::SnapshotSent {
+                to: id,
+                arrived: false,
+            };
+            self.common.raft.send(Input::Core(event));
+        }
+    }
+
     fn start(&mut self, id: u64, name: String, address: String, has_joined: bool) {
+        self.end(id);
         let hint = self.hints.remove(&id);
         let link = Link::start(
             self.common.clone(),

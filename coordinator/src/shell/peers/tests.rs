@@ -15,6 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Bench {
     authority: Authority,
     links: Links,
+    /// What the raft thread is told.
+    inputs: std::sync::mpsc::Receiver<Input>,
     _standing: watch::Sender<Arc<Standing>>,
 }
 
@@ -24,7 +26,7 @@ impl Bench {
         let now = SystemTime::now();
         let identity = authority.issue(Role::Coordinator, "c1", now).unwrap();
         let (standing, seen) = watch::channel(Arc::default());
-        let (raft, _) = input_channel();
+        let (raft, inputs) = input_channel();
         let (inbox, _) = mpsc::channel(1);
         let links = Links::new(Common {
             connector: Connector::new(&identity).unwrap(),
@@ -39,6 +41,7 @@ impl Bench {
         Self {
             authority,
             links,
+            inputs,
             _standing: standing,
         }
     }
@@ -139,4 +142,33 @@ async fn hints_are_bounded() {
     assert_eq!([send(2), send(1), send(999)], [true, false, false]);
     let (_connection, hello) = greeted(&mut second).await;
     assert_eq!(hello.to, 2);
+}
+
+/// Claim: a snapshot that waits for a member is told to be lost when the way to that member changes or
+/// ends: Raft sends that member nothing more until it knows what became of it.
+/// Method: a snapshot for a member that does not answer, which then has another address, and is removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_snapshot_is_told_to_be_lost() {
+    let mut bench = Bench::new();
+    let lost = |bench: &Bench| {
+        let inputs = bench.inputs.try_iter();
+        let is_loss = |input: &Input| {
+            use consensus::Event::SnapshotSent;
+            let Input::Core(SnapshotSent { to: 2, arrived }) = input else {
+                return false;
+            };
+            !arrived
+        };
+        inputs.filter(is_loss).count()
+    };
+    bench.set_member(2, "c2", "192.0.2.1:1");
+    let snapshot = Outgoing::Snapshot {
+        message: vec![1],
+        state: vec![2],
+    };
+    assert!(bench.links.send(2, snapshot));
+    bench.set_member(2, "c2", "192.0.2.2:1");
+    assert_eq!(lost(&bench), 1);
+    bench.links.retain(|_| false);
+    assert_eq!(lost(&bench), 1);
 }
