@@ -8,13 +8,14 @@
 
 mod support;
 
+use evoring_coordinator::state::NEWEST_RECORDS;
 use evoring_protocol::client::{ClientReply, ClientRequest, ClusterView, MemberRole, MemberView};
 use evoring_protocol::transport::{Connection, Connector, Role};
-use evoring_protocol::{JobId, SubmissionKey};
+use evoring_protocol::{JobId, RequestKey, SubmissionKey};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{Cluster, JOB, PATIENCE, Plan};
+use support::{Build, Cluster, JOB, PATIENCE, Plan};
 
 /// Several coordinators of one authority; each has its own folder.
 struct Group(Vec<Cluster>);
@@ -176,10 +177,11 @@ async fn a_killed_leader_loses_nothing() {
 async fn all_killed_at_once() {
     let mut group = Group::start(3).await;
     let job = group.submit(1).await;
-    let request = ClientRequest::Label {
+    let request = ClientRequest::LabelOnce {
         job,
         key: "note".to_owned(),
         value: "kept".to_owned(),
+        request: RequestKey([1; 16]),
     };
     assert_eq!(group.ask(request).await, ClientReply::Done);
     group.0.iter_mut().for_each(Cluster::kill);
@@ -214,9 +216,10 @@ async fn most_members_move() {
         .await;
 }
 
-// Claim: leadership is handed over on demand and before a leader stops; a member that is removed
+// Claim: leadership is handed over on demand and before a leader ends; a member that is removed
 // stops by itself with a status that says so, and the others go on.
-// Method: transfer; SIGTERM to the leader; remove a member.
+// Method: transfer; SIGTERM to the leader, which logs that another has the office before it ends; remove
+// a member.
 #[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go() {
     let mut group = Group::start(3).await;
@@ -232,6 +235,8 @@ async fn members_come_and_go() {
         leader = group.leader().await;
     }
     assert!(group.0[leader].stop().success());
+    let log = group.0[leader].log();
+    assert!(log.contains("the office is handed over"), "{log}");
     group.submit(1).await;
     group.0[leader].start_process();
     let view = group
@@ -428,18 +433,20 @@ async fn a_job_outlives_leaders() {
 // Claim: two versions work in one group: what only the newer knows is refused until every member is
 // upgraded, one after the other, without a stop; then it works, and a member that can no longer read
 // the records says so and ends.
-// Method: three processes held at the older version, upgraded by restarts in turn, the leader too;
-// labels are of the newer version, submissions of both; then one goes back.
+// Method: three processes held at the oldest version (of the build that EVORING_OLDER_COORDINATOR names,
+// if it does), upgraded by restarts in turn, the leader too; labels are of newer versions, submissions of
+// all; then one goes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_versions_in_one_group() {
+    // What both builds know, at versions of the records that not both read.
     let label = |job| ClientRequest::Label {
         job,
         key: "note".to_owned(),
-        value: "new".to_owned(),
+        value: "old".to_owned(),
     };
     // A group that was made by the older build.
     let mut group = {
-        let mut group = Group(vec![Cluster::start_held(2)]);
+        let mut group = Group(vec![Cluster::start_as(Build::older())]);
         for name in ["c2", "c3"] {
             let next = group.0[0].start_another(name);
             group.0.push(next);
@@ -461,24 +468,30 @@ async fn two_versions_in_one_group() {
             "{refused:?}"
         );
         assert!(group.0[at].stop().success());
-        group.0[at].holds = None;
+        group.0[at].build = Build::This;
         group.0[at].start_process();
         group.submit(10 + at as u64).await;
         let name = format!("c{}", at + 1);
         group
             .until("it has caught up", |view| {
                 let member = view.members.iter().find(|m| m.name == name).unwrap();
-                member
-                    .health
-                    .as_ref()
-                    .is_some_and(|health| health.version == 3 && health.free_bytes > Some(0))
+                member.health.as_ref().is_some_and(|health| {
+                    health.version == NEWEST_RECORDS && health.free_bytes > Some(0)
+                })
             })
             .await;
     }
     group
-        .until("the new version", |view| view.version == 3)
+        .until("the new version", |view| view.version == NEWEST_RECORDS)
         .await;
     assert_eq!(group.ask(label(job)).await, ClientReply::Done);
+    let once = ClientRequest::LabelOnce {
+        job,
+        key: "note".to_owned(),
+        value: "new".to_owned(),
+        request: RequestKey([2; 16]),
+    };
+    assert_eq!(group.ask(once).await, ClientReply::Done);
     let follower = (group.leader().await + 1) % 3;
     group
         .until("the label is everywhere", |view| {
@@ -487,7 +500,7 @@ async fn two_versions_in_one_group() {
         })
         .await;
     group.0[follower].kill();
-    group.0[follower].holds = Some(2);
+    group.0[follower].build = Build::older();
     let status = group.0[follower].start_until_end();
     assert_eq!(status.code(), Some(1));
     group.submit(20).await;

@@ -8,7 +8,8 @@ use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A blob that cannot be stored is tried again after this, then half as often, up to …
@@ -20,6 +21,8 @@ const LAST_RETRY: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(super) struct Blobs {
     store: Arc<dyn ObjectStore>,
+    /// Those that are being stored.
+    storing: Arc<Mutex<BTreeSet<Digest>>>,
 }
 
 /// A blob on its way to a client.
@@ -45,11 +48,23 @@ impl Blobs {
         // A driver's blob leaves the replicated state once it is stored, so it must be durable.
         Ok(Self {
             store: Arc::new(store.with_fsync(true)),
+            storing: Arc::default(),
         })
     }
 
-    /// Stores a blob, however long it takes.
-    pub(super) async fn put_until_stored(&self, digest: Digest, bytes: Vec<u8>) {
+    /// Stores a blob, however long it takes; false if that is under way already: each new office asks
+    /// for what is not stored yet.
+    pub(super) async fn put_until_stored(&self, digest: Digest, bytes: Vec<u8>) -> bool {
+        let storing = || self.storing.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = storing().insert(digest);
+        if is_first {
+            self.put(digest, bytes).await;
+            storing().remove(&digest);
+        }
+        is_first
+    }
+
+    async fn put(&self, digest: Digest, bytes: Vec<u8>) {
         let bytes = Bytes::from(bytes);
         let mut wait = FIRST_RETRY;
         loop {

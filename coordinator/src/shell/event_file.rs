@@ -1,5 +1,6 @@
 //! The event file: JSON lines in `events`, numbered across restarts, bounded by rotation into
-//! `events.1`. The last [`KEPT`] events are in memory, which is what both files hold.
+//! `events.1`. The last [`KEPT`] events are in memory, as many as [`KEPT_BYTES`] hold, which is what
+//! both files hold, more or less.
 //!
 //! Events of log entries carry the entry's index: a replay of the log after a restart gives them
 //! again, and those that the file already holds are skipped.
@@ -19,8 +20,12 @@ use tokio::sync::watch;
 
 /// Events of one file; there are at most two files.
 const FILE_EVENTS: u64 = 20_000;
+/// A file that is larger is full.
+const FILE_BYTES: u64 = 64 << 20;
 /// Events in memory.
 const KEPT: usize = 2 * FILE_EVENTS as usize;
+/// Their memory.
+const KEPT_BYTES: usize = 64 << 20;
 /// A line that is longer than this is damaged.
 const LINE_BYTES: u64 = 1 << 20;
 /// A file that cannot be written is tried again after this.
@@ -29,6 +34,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Ring {
     lines: VecDeque<Event>,
+    /// Memory that they take, more or less.
+    bytes: usize,
     next_number: u64,
     /// Entries before this one have all their events in the file of an earlier process …
     replayed_to: u64,
@@ -37,7 +44,30 @@ struct Ring {
     is_closed: bool,
 }
 
+/// What an event takes in memory: those of many items decide.
+fn memory(event: &Event) -> usize {
+    let items = match &event.kind {
+        EventKind::LeaseGranted { items, .. } | EventKind::ItemsRetried { items, .. } => {
+            size_of_val(items.as_slice())
+        }
+        EventKind::ItemsRecorded { items, .. } => size_of_val(items.as_slice()),
+        _ => 0,
+    };
+    size_of::<Event>() + items
+}
+
 impl Ring {
+    fn push(&mut self, event: Event) {
+        self.bytes += memory(&event);
+        self.lines.push_back(event);
+        while self.lines.len() > KEPT || self.bytes > KEPT_BYTES {
+            let Some(oldest) = self.lines.pop_front() else {
+                return;
+            };
+            self.bytes -= memory(&oldest);
+        }
+    }
+
     /// Where the event of this number is, or would be.
     fn position(&self, number: u64) -> usize {
         self.lines.partition_point(|line| line.number < number)
@@ -83,16 +113,16 @@ impl EventFile {
             .iter()
             .filter(|line| line.entry == Some(replayed_to))
             .count() as u64;
-        while lines.len() > KEPT {
-            lines.pop_front();
-        }
-        let ring = Arc::new(Mutex::new(Ring {
-            lines,
+        let mut ring = Ring {
+            lines: VecDeque::new(),
+            bytes: 0,
             next_number,
             replayed_to,
             skips,
             is_closed: false,
-        }));
+        };
+        lines.into_iter().for_each(|line| ring.push(line));
+        let ring = Arc::new(Mutex::new(ring));
         let (wake, woken) = sync_channel(1);
         let writer = Writer {
             folder: folder.to_owned(),
@@ -124,15 +154,12 @@ impl EventFile {
         }
         let number = ring.next_number;
         ring.next_number += 1;
-        ring.lines.push_back(Event {
+        ring.push(Event {
             number,
             time_ms,
             entry: index,
             kind,
         });
-        if ring.lines.len() > KEPT {
-            ring.lines.pop_front();
-        }
         drop(ring);
         self.last.send_replace(number);
         // A full channel says that the writer is awake already.
@@ -281,7 +308,7 @@ impl Writer {
         if text.is_empty() {
             return Ok(());
         }
-        if self.in_current >= FILE_EVENTS {
+        if self.in_current >= FILE_EVENTS || self.good_bytes >= FILE_BYTES {
             self.file = None;
             fs::rename(path(&self.folder), old_path(&self.folder))?;
             (self.in_current, self.good_bytes) = (0, 0);
@@ -399,6 +426,52 @@ mod tests {
         file.close();
         let count = fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(count, 2);
+    }
+
+    // Claim: events of many items take a bounded part of the memory and of the disk; the newest stay.
+    // Method: twice as many as there is memory for; a file that is as large as one may be, and one more.
+    #[test]
+    fn events_of_many_items() {
+        let event = |number| Event {
+            number,
+            time_ms: 1,
+            entry: None,
+            kind: EventKind::ItemsRecorded {
+                job: JobId(1),
+                demand: evoring_protocol::DemandId(1),
+                stage: "search".to_owned(),
+                items: (0..4_096).map(evoring_protocol::ItemIndex).collect(),
+            },
+        };
+        let total = 2 * (KEPT_BYTES / memory(&event(1))) as u64;
+        let mut ring = Ring {
+            lines: VecDeque::new(),
+            bytes: 0,
+            next_number: total + 1,
+            replayed_to: 0,
+            skips: 0,
+            is_closed: false,
+        };
+        (1..=total).for_each(|number| ring.push(event(number)));
+        let counted: usize = ring.lines.iter().map(memory).sum();
+        assert_eq!(ring.bytes, counted);
+        assert!((KEPT_BYTES / 2..=KEPT_BYTES).contains(&counted));
+        assert_eq!(ring.lines.back().map(|line| line.number), Some(total));
+
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer {
+            folder: folder.path().to_owned(),
+            ring: Arc::new(Mutex::new(ring)),
+            written: total - 1,
+            in_current: 1,
+            good_bytes: FILE_BYTES - 1,
+            file: None,
+        };
+        writer.write_new().unwrap();
+        assert!(!old_path(folder.path()).exists());
+        writer.written -= 1;
+        writer.write_new().unwrap();
+        assert!(old_path(folder.path()).exists());
     }
 
     // Claim: a file that cannot be written loses nothing: events stay in memory and are written

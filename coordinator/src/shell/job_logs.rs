@@ -11,12 +11,55 @@ use tokio::sync::watch;
 
 /// Jobs whose lines are kept; the oldest job's go first.
 const JOBS: usize = 256;
+/// Bytes of one job's lines that are kept.
+const JOB_BYTES: usize = 4 << 20;
+/// Bytes of all jobs' lines that are kept.
+const ALL_BYTES: usize = 128 << 20;
+/// What a line takes besides its text.
+const LINE_BYTES: usize = 64;
 
 #[derive(Debug, Default)]
 struct Lines {
     /// Number of the first line that is kept.
     first: u64,
     lines: VecDeque<LogLine>,
+    bytes: usize,
+}
+
+impl Lines {
+    fn push(&mut self, line: LogLine) {
+        self.bytes += LINE_BYTES + line.text.len();
+        self.lines.push_back(line);
+        while self.lines.len() > limits::JOB_LOG_LINES || self.bytes > JOB_BYTES {
+            let Some(oldest) = self.lines.pop_front() else {
+                return;
+            };
+            self.bytes -= LINE_BYTES + oldest.text.len();
+            self.first += 1;
+        }
+    }
+}
+
+/// Lines by job.
+#[derive(Debug, Default)]
+struct Logs {
+    jobs: BTreeMap<JobId, Lines>,
+    bytes: usize,
+}
+
+impl Logs {
+    fn push(&mut self, job: JobId, lines: impl Iterator<Item = LogLine>) {
+        let log = self.jobs.entry(job).or_default();
+        self.bytes -= log.bytes;
+        lines.for_each(|line| log.push(line));
+        self.bytes += log.bytes;
+        while self.jobs.len() > JOBS || self.bytes > ALL_BYTES {
+            let Some((_, oldest)) = self.jobs.pop_first() else {
+                return;
+            };
+            self.bytes -= oldest.bytes;
+        }
+    }
 }
 
 /// What the coordinator itself has to say in a job's log.
@@ -75,14 +118,14 @@ pub(super) fn line_of(event: &EventKind) -> Option<(JobId, String)> {
 /// A handle on all logs.
 #[derive(Debug, Clone)]
 pub(super) struct JobLogs {
-    jobs: Arc<Mutex<BTreeMap<JobId, Lines>>>,
+    logs: Arc<Mutex<Logs>>,
     changed: watch::Sender<()>,
 }
 
 impl Default for JobLogs {
     fn default() -> Self {
         Self {
-            jobs: Arc::default(),
+            logs: Arc::default(),
             changed: watch::Sender::new(()),
         }
     }
@@ -104,31 +147,21 @@ impl JobLogs {
     }
 
     fn append_at(&self, time_ms: u64, job: JobId, worker: Option<WorkerId>, lines: Vec<String>) {
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let log = jobs.entry(job).or_default();
-        for text in lines {
-            let worker = worker.clone();
-            log.lines.push_back(LogLine {
-                time_ms,
-                worker,
-                text,
-            });
-            if log.lines.len() > limits::JOB_LOG_LINES {
-                log.lines.pop_front();
-                log.first += 1;
-            }
-        }
-        while jobs.len() > JOBS {
-            jobs.pop_first();
-        }
-        drop(jobs);
+        let lines = lines.into_iter().map(|text| LogLine {
+            time_ms,
+            worker: worker.clone(),
+            text,
+        });
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.push(job, lines);
+        drop(logs);
         self.changed.send_replace(());
     }
 
     /// A page of a job's lines from number `from` on, and the number after them.
     pub(super) fn page(&self, job: JobId, from: u64) -> (Vec<LogLine>, u64) {
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(log) = jobs.get(&job) else {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(log) = logs.jobs.get(&job) else {
             return (Vec::new(), from);
         };
         let from = from.max(log.first);
@@ -141,5 +174,41 @@ impl JobLogs {
     /// Changes after each append.
     pub(super) fn changed(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(logs: &mut Logs, job: u64, lines: usize, bytes: usize) {
+        let line = |_| LogLine {
+            time_ms: 1,
+            worker: None,
+            text: "x".repeat(bytes),
+        };
+        logs.push(JobId(job), (0..lines).map(line));
+    }
+
+    // Claim: whatever workers say, the lines of a job and of all jobs take a bounded number of bytes, the
+    // newest are kept, and their numbers go on.
+    // Method: long lines for one job, then for more jobs than there is room for.
+    #[test]
+    fn bytes_are_bounded() {
+        let mut logs = Logs::default();
+        let text = 4 << 10;
+        let most = JOB_BYTES / (text + LINE_BYTES);
+        fill(&mut logs, 1, most + 7, text);
+        let log = &logs.jobs[&JobId(1)];
+        assert_eq!((log.first, log.lines.len()), (7, most));
+        let jobs = 2 * (ALL_BYTES / JOB_BYTES) as u64;
+        for job in 2..=jobs {
+            fill(&mut logs, job, most, text);
+            assert!(logs.bytes <= ALL_BYTES);
+        }
+        assert!(!logs.jobs.contains_key(&JobId(1)));
+        assert!(logs.jobs.contains_key(&JobId(jobs)));
+        let counted: usize = logs.jobs.values().map(|log| log.bytes).sum();
+        assert_eq!(counted, logs.bytes);
     }
 }

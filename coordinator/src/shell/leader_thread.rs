@@ -110,6 +110,11 @@ impl Inbox {
         self.sender.send(message).await.is_ok()
     }
 
+    /// Sends if there is room; false if there is none.
+    pub(super) fn offer(&self, message: Message) -> bool {
+        self.sender.try_send(message).is_ok()
+    }
+
     /// Sends before all messages, if there is room; gives the event back if there is none.
     pub(super) fn try_first(&self, event: Event) -> anyhow::Result<Option<Box<Event>>> {
         match self.first.try_send(event) {
@@ -173,6 +178,8 @@ fn stopping() -> Denial {
 /// What connections need to know of the leader thread's state at any time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Standing {
+    /// This coordinator was elected, and is in office or takes it.
+    pub is_elected: bool,
     /// This coordinator is in office.
     pub leads: bool,
     /// Members, as of what is applied.
@@ -187,6 +194,7 @@ impl Standing {
     fn of(leader: &Leader) -> Self {
         let state = leader.state();
         Self {
+            is_elected: leader.is_elected(),
             leads: leader.scheduler().is_some(),
             members: state.members().clone(),
             next_member: state.next_member(),
@@ -438,7 +446,8 @@ impl Worker {
         self.parts.metrics.observe(leader);
         let known = self.parts.standing.borrow().clone();
         let state = leader.state();
-        if known.leads != leader.scheduler().is_some()
+        if known.is_elected != leader.is_elected()
+            || known.leads != leader.scheduler().is_some()
             || known.next_member != state.next_member()
             || known.members != *state.members()
             || known.nodes != leader.nodes()
@@ -541,8 +550,9 @@ impl Worker {
             Action::StoreBlob { digest, bytes } => {
                 let (blobs, inbox) = (self.parts.blobs.clone(), self.parts.inbox.clone());
                 self.parts.runtime.spawn(async move {
-                    blobs.put_until_stored(digest, bytes).await;
-                    inbox.send(Message::Event(Event::BlobStored(digest))).await;
+                    if blobs.put_until_stored(digest, bytes).await {
+                        inbox.send(Message::Event(Event::BlobStored(digest))).await;
+                    }
                 });
             }
         }

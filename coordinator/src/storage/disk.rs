@@ -144,7 +144,9 @@ impl Disk for RealDisk {
     }
 
     fn copy(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::copy(self.path(from), self.path(to)).map(drop)
+        let copied = std::fs::copy(self.path(from), self.path(to)).map(drop);
+        // Half a copy helps nobody, and on a full disk its space is needed.
+        copied.inspect_err(|_| drop(std::fs::remove_file(self.path(to))))
     }
 
     fn sync_names(&self) -> io::Result<()> {

@@ -9,6 +9,7 @@ mod made_up;
 use agent::Agent;
 pub use made_up::JOB;
 
+use evoring_coordinator::state::OLDEST_RECORDS;
 use evoring_protocol::client::{ClientReply, ClientRequest, JobView};
 use evoring_protocol::event::Event;
 use evoring_protocol::numerics::NumericsClass;
@@ -20,10 +21,31 @@ use std::io::BufRead as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Nothing in these tests takes longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+const THIS_BUILD: &str = env!("CARGO_BIN_EXE_evoring-coordinator");
+
+/// What a coordinator's process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Build {
+    /// This build.
+    This,
+    /// This one or another, which goes no further than the oldest version of the records, as an older
+    /// build would not.
+    Held(PathBuf),
+}
+
+impl Build {
+    /// The one of `EVORING_OLDER_COORDINATOR`, or this one; held.
+    pub fn older() -> Self {
+        let other = std::env::var_os("EVORING_OLDER_COORDINATOR");
+        Self::Held(other.map_or_else(|| THIS_BUILD.into(), PathBuf::from))
+    }
+}
 
 /// A folder, an authority and a coordinator process.
 pub struct Cluster {
@@ -33,9 +55,10 @@ pub struct Cluster {
     name: String,
     /// The first of its group.
     creates: bool,
-    /// Version of the records beyond which the process does not go, as an older build would not.
-    pub holds: Option<u16>,
+    pub build: Build,
     child: Option<Child>,
+    /// Passes on what the process logs, and gives it back when the process has ended.
+    log: Option<JoinHandle<String>>,
     /// Size of a tmpfs that only the process sees, under `dir`.
     tmpfs_bytes: Option<u64>,
     pub address: SocketAddr,
@@ -61,14 +84,21 @@ impl Cluster {
     fn start_with(tmpfs_bytes: Option<u64>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::create(ClusterId(*b"made-up!"), SystemTime::now()).unwrap();
-        Self::start_named("c1", true, None, authority.into(), folder, tmpfs_bytes)
+        Self::start_named(
+            "c1",
+            true,
+            Build::This,
+            authority.into(),
+            folder,
+            tmpfs_bytes,
+        )
     }
 
-    /// With `--hold-version`.
-    pub fn start_held(version: u16) -> Self {
+    /// The first of a group, of another build.
+    pub fn start_as(build: Build) -> Self {
         let authority = Authority::create(ClusterId(*b"made-up!"), SystemTime::now()).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        Self::start_named("c1", true, Some(version), authority.into(), folder, None)
+        Self::start_named("c1", true, build, authority.into(), folder, None)
     }
 
     /// Starts a process that is expected to end by itself; the log goes nowhere.
@@ -84,7 +114,7 @@ impl Cluster {
         Self::start_named(
             name,
             false,
-            self.holds,
+            self.build.clone(),
             self.authority.clone(),
             folder,
             None,
@@ -94,7 +124,7 @@ impl Cluster {
     fn start_named(
         name: &str,
         creates: bool,
-        holds: Option<u16>,
+        build: Build,
         authority: std::sync::Arc<Authority>,
         folder: tempfile::TempDir,
         tmpfs_bytes: Option<u64>,
@@ -109,8 +139,9 @@ impl Cluster {
             authority,
             name: name.to_owned(),
             creates,
-            holds,
+            build,
             child: None,
+            log: None,
             tmpfs_bytes,
             address: nowhere,
             http: nowhere,
@@ -125,8 +156,12 @@ impl Cluster {
 
     pub fn command(&self) -> Command {
         let path = self.folder.path();
+        let (program, is_held) = match &self.build {
+            Build::This => (Path::new(THIS_BUILD), false),
+            Build::Held(program) => (program.as_path(), true),
+        };
         let mut command = match self.tmpfs_bytes {
-            None => Command::new(env!("CARGO_BIN_EXE_evoring-coordinator")),
+            None => Command::new(program),
             Some(bytes) => {
                 std::fs::create_dir_all(self.dir()).unwrap();
                 let script = format!("mount -t tmpfs -o size={bytes} none \"$0\" && exec \"$@\"");
@@ -134,7 +169,7 @@ impl Cluster {
                 command
                     .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
                     .arg(self.dir())
-                    .arg(env!("CARGO_BIN_EXE_evoring-coordinator"));
+                    .arg(program);
                 command
             }
         };
@@ -150,10 +185,7 @@ impl Cluster {
             .arg("--announce")
             .arg(path.join("announce"))
             .args(self.creates.then_some("--create"))
-            .args(
-                self.holds
-                    .map(|version| format!("--hold-version={version}")),
-            )
+            .args(is_held.then(|| format!("--hold-version={OLDEST_RECORDS}")))
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         command
@@ -165,14 +197,16 @@ impl Cluster {
         let mut child = self.command().spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let name = self.name.clone();
-        std::thread::spawn(move || {
-            for line in std::io::BufReader::new(stderr)
-                .lines()
-                .map_while(Result::ok)
-            {
+        self.log = Some(std::thread::spawn(move || {
+            let lines = std::io::BufReader::new(stderr).lines();
+            let mut log = String::new();
+            for line in lines.map_while(Result::ok) {
                 println!("{name}: {line}");
+                log.push_str(&line);
+                log.push('\n');
             }
-        });
+            log
+        }));
         let began = Instant::now();
         let announced: serde_json::Value = loop {
             if let Ok(text) = std::fs::read_to_string(&announce) {
@@ -229,6 +263,11 @@ impl Cluster {
         let process = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
         child.wait().unwrap()
+    }
+
+    /// What the process logged that has ended.
+    pub fn log(&mut self) -> String {
+        self.log.take().unwrap().join().unwrap()
     }
 
     pub fn identity(&self, role: Role, name: &str) -> Identity {
