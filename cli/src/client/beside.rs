@@ -1,24 +1,26 @@
 //! Another way to an answer, for when the coordinator that was asked is silent.
 //!
 //! CLIENT-4: whoever does not answer for [`SILENCE`] may be dead, or merely slow. The other
-//! coordinators are asked who leads, each at most once in [`ROUND`]; the request goes also to one
+//! coordinators are asked who leads, again and again with growing pauses; the request goes also to one
 //! that says of itself that it does, and whoever answers first is heard. Where nothing is late
 //! nobody is asked, and a request that must not be done twice never goes this way.
 
-use super::access::{Access, look_up};
+use super::access::Access;
 use super::{Current, GROUP_CONNECT, Replies, Setback, seen};
 use crate::client::group::{is_told_by_leader, leader};
 use evoring_protocol::client::{ClientReply, ClientRequest, ClusterView};
-use evoring_protocol::transport::{Connection, Connector, Role, TransportError};
+use evoring_protocol::transport::{Connection, Connector, Role, TransportError, look_up};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// Longer than a durable write takes on a healthy group, and about as long as an election.
-pub(super) const SILENCE: Duration = Duration::from_millis(350);
-/// Pause before a coordinator is asked again who leads.
-const ROUND: Duration = Duration::from_millis(500);
+/// Longer than a durable write takes on a healthy group, and shorter than an election.
+pub(super) const SILENCE: Duration = Duration::from_millis(150);
+/// Pause before a coordinator is asked again who leads: an election takes less than half a second.
+const FIRST_ROUND: Duration = Duration::from_millis(40);
+/// Longest such pause, and the one before a leader is asked that has lost its office.
+const LAST_ROUND: Duration = Duration::from_millis(500);
 /// Most addresses that are asked: those of a cluster file, and some that the others name.
 const ADDRESSES: usize = 32;
 
@@ -43,7 +45,7 @@ pub(super) async fn ask_beside(
         match answer {
             // It has lost its office, or its life: the one asked first may still answer.
             Err(Setback::Elsewhere { .. } | Setback::Temporary(_)) => {
-                tokio::time::sleep(ROUND).await;
+                tokio::time::sleep(LAST_ROUND).await;
             }
             answer => return (current, answer),
         }
@@ -64,6 +66,7 @@ async fn other_leader(access: &Access, asked: &Connection) -> Connection {
                     asked: asked.peer().name.clone(),
                     address,
                     connection: None,
+                    pause: FIRST_ROUND,
                 };
                 probes.spawn(probe.look());
             }
@@ -73,9 +76,11 @@ async fn other_leader(access: &Access, asked: &Connection) -> Connection {
         };
         next = match looked {
             Ok((_, Told::Leads(connection))) => return connection,
-            Ok((probe, Told::Names(named))) => {
+            Ok((mut probe, Told::Names(named))) => {
+                let pause = probe.pause;
+                probe.pause = LAST_ROUND.min(pause * 3 / 2);
                 probes.spawn(async move {
-                    tokio::time::sleep(ROUND).await;
+                    tokio::time::sleep(pause).await;
                     probe.look().await
                 });
                 Ok(named)
@@ -93,6 +98,8 @@ struct Probe {
     address: SocketAddr,
     /// Kept from question to question.
     connection: Option<Connection>,
+    /// Before it is asked again.
+    pause: Duration,
 }
 
 /// What a coordinator says about who leads.

@@ -18,9 +18,11 @@ pub use group::{is_told_by_leader, leader};
 pub use setback::Setback;
 
 use crate::exit::{Exit, Failure};
-use access::{Announcements, look_up};
+use access::Announcements;
 use evoring_protocol::client::{ClientReply, ClientRequest};
-use evoring_protocol::transport::{CONNECT_TIMEOUT, Connection, Role, Search, TransportError};
+use evoring_protocol::transport::{
+    CONNECT_TIMEOUT, Connection, Role, Search, TransportError, look_up,
+};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -295,7 +297,9 @@ impl Replies {
         };
         match received {
             None => Ok(None),
-            Some(Ok(ClientReply::Error(error))) => Err(Setback::refused(&error)),
+            Some(Ok(ClientReply::Error(error))) => {
+                Err(Setback::refused(&error, self.access.is_group()))
+            }
             Some(Ok(ClientReply::NotLeader { leader })) => Err(Setback::Elsewhere {
                 asked: self.current.connection.remote_address(),
                 leader,

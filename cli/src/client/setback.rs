@@ -12,7 +12,8 @@ pub enum Setback {
     /// Another attempt may succeed; the failure is for when patience ends. Whether the request was
     /// carried out is not known.
     Temporary(Failure),
-    /// Refused for the moment: it was certainly not carried out.
+    /// A coordinator that answers cannot do it for the moment. Whether the request was carried out is
+    /// not known: it may have lost its office, or the space on its disk, in between.
     NotNow(Failure),
     /// The coordinator does not lead, so it carried out nothing.
     Elsewhere {
@@ -57,11 +58,13 @@ impl Setback {
         Self::Temporary(Failure::new(Exit::Unreachable, reason))
     }
 
-    /// What a coordinator refused.
-    pub(super) fn refused(error: &RemoteError) -> Self {
+    /// What a coordinator refused. One of a group whose disk takes no writes gives way to another; one
+    /// that is alone needs somebody's help.
+    pub(super) fn refused(error: &RemoteError, is_group: bool) -> Self {
         let failure = Failure::refused(error);
         match error.code {
             ErrorCode::NotReady | ErrorCode::Busy => Self::NotNow(failure),
+            ErrorCode::ReadOnly if is_group => Self::NotNow(failure),
             _ => Self::Final(failure),
         }
     }

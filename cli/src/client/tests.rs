@@ -1,9 +1,9 @@
 //! A client among several coordinators, which this test plays over the real transport.
 
 use super::*;
-use evoring_protocol::ClusterId;
 use evoring_protocol::client::{ClusterView, LeaderHint, MemberRole, MemberView};
 use evoring_protocol::transport::{Authority, Listener};
+use evoring_protocol::{ClusterId, ErrorCode, RemoteError};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -331,6 +331,51 @@ async fn streams_go_on_with_the_next_leader() {
     }
     assert_eq!(pieces, [piece(1), piece(2), piece(3)]);
     assert_eq!(client.address(), Some(last));
+}
+
+// CLIENT-1, CLIENT-3. Claim: a leader of a group whose disk takes no writes is asked on, until another
+// leads, and the same request is carried out there; one that is alone says so at once.
+// Method: a leader that refuses twice and then leads no more; one without a group that refuses for ever.
+#[tokio::test]
+async fn a_leader_that_only_reads_gives_way() {
+    let refusal = || {
+        let error = RemoteError::new(ErrorCode::ReadOnly, "the disk is full");
+        Some(ClientReply::Error(error))
+    };
+    let group = Group::new(2);
+    let refused = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&refused);
+    let heir: Answer = Arc::new(move |_, _| match seen.load(Ordering::SeqCst) {
+        0..2 => Some(not_leader(None)),
+        _ => Some(ClientReply::Done),
+    });
+    let count = Arc::clone(&refused);
+    let full: Answer = Arc::new(move |number, _| match number {
+        0..2 => {
+            count.fetch_add(1, Ordering::SeqCst);
+            refusal()
+        }
+        _ => Some(not_leader(None)),
+    });
+    group.start(0, full);
+    group.start(1, heir);
+    let reply = group.client().ask(&REQUEST).await;
+    assert_eq!(reply.unwrap(), ClientReply::Done);
+    assert_eq!(refused.load(Ordering::SeqCst), 2);
+
+    let alone = Group::new(1);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    alone.start(
+        0,
+        Arc::new(move |number, _| {
+            count.store(number + 1, Ordering::SeqCst);
+            refusal()
+        }),
+    );
+    let failure = alone.client().ask(&REQUEST).await.unwrap_err();
+    assert!(failure.message.contains("the disk is full"), "{failure}");
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
 // CLIENT-2. Claim: a coordinator that announces itself elsewhere is noticed although its old
