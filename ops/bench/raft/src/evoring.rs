@@ -7,28 +7,26 @@ pub mod jobs;
 use crate::cpu;
 use crate::process::{self, until};
 use crate::target::{Cluster, Member, NODES, Programs, Target, Writer};
-use access::{Announcement, ask, refusal};
+use ::evoring::client::{Client, SHORT_PATIENCE};
+use access::{Announcement, refusal};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use evoring_protocol::JobId;
 use evoring_protocol::client::{ClientReply, ClientRequest};
 use evoring_protocol::transport::{Connection, Receiver, Sender};
+use evoring_protocol::{JobId, RequestKey};
 use jobs::Keys;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::process::Child;
 use tokio::sync::{Mutex, RwLock};
 
 pub use access::Access;
 
+/// What `evoring local` writes for its clients.
+const CLUSTER_FILE: &str = "cluster.json";
 /// Bound on a cluster's coming up or coming back.
 const START_PATIENCE: Duration = Duration::from_secs(120);
-/// Time that a failover's client gives one coordinator.
-const ATTEMPT_PATIENCE: Duration = Duration::from_millis(100);
-/// Wait before the next coordinator is tried.
-const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(10);
-/// Time for which a coordinator that did not answer is tried last.
-const SILENCE: Duration = Duration::from_millis(300);
 /// Time between two looks at a state that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 /// Log entries that a coordinator which has caught up may be behind: the writer goes on.
@@ -61,7 +59,7 @@ impl Evoring {
 
     /// How clients reach it now; another start makes other certificates.
     pub fn access(&self) -> Result<Access> {
-        Access::read(&self.folder.join("cluster.json"))
+        Access::read(&self.folder.join(CLUSTER_FILE))
     }
 
     /// Fails with the end of the log if the process has ended.
@@ -110,16 +108,15 @@ impl Evoring {
         Ok(())
     }
 
-    /// Kills `evoring local` first, so that it starts nothing again, then the coordinators.
+    /// Kills everything. `evoring local` stands still meanwhile: it would start coordinators again, and
+    /// they would end in an orderly way if it ended first.
     pub async fn kill_all(mut self) -> Result<()> {
         let coordinators = self.processes().await?;
-        self.local.kill().await?;
+        process::stop(self.local.id().context("evoring local has ended")?)?;
         for &process in &coordinators {
-            // The end of `evoring local` ends them too.
-            if cpu::lives(process) {
-                let _ = process::kill(process);
-            }
+            process::kill(process)?;
         }
+        self.local.kill().await?;
         until("the coordinators' end", START_PATIENCE, LOOK, async || {
             ensure!(!coordinators.iter().any(|&process| cpu::lives(process)));
             Ok(())
@@ -182,13 +179,12 @@ impl Cluster for Evoring {
     }
 
     async fn writer(&self) -> Result<EvoringWriter> {
-        let access = self.access()?;
-        let (connection, _) = access.leader().await?;
+        let (connection, _) = self.access()?.leader().await?;
+        let access = ::evoring::client::Access::from_file(&self.folder.join(CLUSTER_FILE))
+            .map_err(|failure| anyhow!("{failure}"))?;
         Ok(EvoringWriter {
             job: jobs::submit(&connection, &Keys::new()?).await?,
-            access,
-            nodes: (0..NODES).map(|_| Reached::default()).collect(),
-            at: 0,
+            client: Client::new(access, SHORT_PATIENCE),
         })
     }
 
@@ -223,12 +219,15 @@ fn process_at(announced: &[Announcement], address: &str) -> Result<u32> {
         .with_context(|| format!("nobody has announced itself at {address}"))
 }
 
-/// The request to attach a label.
+/// The request to attach a label; each has a key that no other has.
 fn label(job: JobId, key: &str, value: &str) -> ClientRequest {
-    ClientRequest::Label {
+    static LABELLED: AtomicU64 = AtomicU64::new(0);
+    let number = LABELLED.fetch_add(1, Ordering::Relaxed);
+    ClientRequest::LabelOnce {
         job,
         key: key.to_owned(),
         value: value.to_owned(),
+        request: RequestKey(u128::from(number).to_le_bytes()),
     }
 }
 
@@ -277,70 +276,19 @@ impl Target for EvoringTarget {
     }
 }
 
-/// One client that knows all coordinators and keeps a connection to each.
+/// The client that commands are.
 pub struct EvoringWriter {
-    access: Access,
+    client: Client,
     job: JobId,
-    nodes: Vec<Reached>,
-    at: usize,
-}
-
-/// What the client knows of one coordinator.
-#[derive(Default)]
-struct Reached {
-    link: Option<Connection>,
-    /// When it did not answer in time, last.
-    silent: Option<Instant>,
-}
-
-impl EvoringWriter {
-    /// Whether the coordinator said that it carried it out, or that it does not.
-    async fn put(&mut self, key: &str, value: &str) -> Result<ClientReply> {
-        let link = &mut self.nodes[self.at].link;
-        let connection = match link {
-            Some(connection) => connection,
-            None => {
-                // One that has started again may listen elsewhere.
-                let announced = self.access.announced();
-                let node = announced.get(self.at).context("not announced")?;
-                link.insert(self.access.connect(node.listen).await?)
-            }
-        };
-        ask(connection, &label(self.job, key, value)).await
-    }
-
-    /// Goes on to the next coordinator; one that was silent a moment ago comes last.
-    fn go_on(&mut self) {
-        let count = self.nodes.len();
-        let next = |step: usize| (self.at + step) % count;
-        let speaks = |&node: &usize| {
-            let silent = self.nodes[node].silent;
-            silent.is_none_or(|since| since.elapsed() > SILENCE)
-        };
-        self.at = (1..=count).map(next).find(speaks).unwrap_or(next(1));
-    }
 }
 
 impl Writer for EvoringWriter {
     async fn attempt(&mut self, key: &str, value: &str) -> Result<()> {
-        let outcome = match tokio::time::timeout(ATTEMPT_PATIENCE, self.put(key, value)).await {
-            Ok(Ok(ClientReply::Done)) => return Ok(()),
-            Ok(Ok(other)) => refusal(&other),
-            Ok(Err(error)) => {
-                self.nodes[self.at] = Reached::default();
-                error
-            }
-            Err(_) => {
-                self.nodes[self.at] = Reached {
-                    link: None,
-                    silent: Some(Instant::now()),
-                };
-                anyhow!("no answer in time")
-            }
-        };
-        self.go_on();
-        tokio::time::sleep(BETWEEN_ATTEMPTS).await;
-        Err(outcome)
+        match self.client.ask(&label(self.job, key, value)).await {
+            Ok(ClientReply::Done) => Ok(()),
+            Ok(other) => Err(refusal(&other)),
+            Err(failure) => Err(anyhow!("{failure}")),
+        }
     }
 }
 

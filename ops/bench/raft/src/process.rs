@@ -1,6 +1,7 @@
 //! Child processes that end with this one, and the folder of a run.
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -38,12 +39,20 @@ pub fn log_end(log: &Path) -> String {
 
 /// Sends SIGKILL.
 pub fn kill(process: u32) -> Result<()> {
+    signal(process, Signal::KILL)
+}
+
+/// Sends SIGSTOP.
+pub fn stop(process: u32) -> Result<()> {
+    signal(process, Signal::STOP)
+}
+
+fn signal(process: u32, signal: Signal) -> Result<()> {
     let id = i32::try_from(process)
         .ok()
-        .and_then(rustix::process::Pid::from_raw)
+        .and_then(Pid::from_raw)
         .with_context(|| format!("{process} is no process id"))?;
-    rustix::process::kill_process(id, rustix::process::Signal::KILL)
-        .with_context(|| format!("SIGKILL to process {process}"))
+    kill_process(id, signal).with_context(|| format!("{signal:?} to process {process}"))
 }
 
 /// Asks `condition` every `pause` until it holds, for at most `limit`. The last answer that it does

@@ -60,7 +60,7 @@ pub trait Target: Send + Sync + 'static {
 
 /// One client that knows all nodes.
 pub trait Writer: Send + 'static {
-    /// Tries to store `value` with the node it used last, for a short time; after a failure the
-    /// next attempt goes to another one.
+    /// Tries to store `value`, by a node or several; after a failure the next attempt may go to another
+    /// one.
     fn attempt(&mut self, key: &str, value: &str) -> impl Future<Output = Result<()>> + Send;
 }
