@@ -25,6 +25,9 @@ pub enum Strike {
     Kill,
     /// SIGKILL, and to all others too.
     KillAll,
+    /// SIGKILL, and to as many others as the group can spare; they are started again once another has
+    /// taken office and recorded something.
+    KillMinority,
     /// SIGSTOP, and SIGCONT some time after another has taken office.
     Stop,
     /// Its namespace is cut off until another has taken office and recorded something.
@@ -174,12 +177,14 @@ impl Cluster {
         let leader = self.leader();
         match strike {
             Strike::Kill => kill(leader.process.into()),
-            Strike::KillAll => {
-                let names = self.coordinators();
-                let processes = names.iter().filter_map(|name| self.process_of(name));
-                for process in processes.collect::<Vec<_>>() {
-                    kill(process.into());
-                }
+            Strike::KillAll => self.kill_beside(&leader, usize::MAX),
+            Strike::KillMinority => {
+                // It starts again what dies.
+                self.signal_supervisor(Signal::STOP);
+                self.kill_beside(&leader, (self.coordinators().len() - 1) / 2 - 1);
+                self.wait_for_another_in_office(leader.process);
+                self.wait_for_progress();
+                self.signal_supervisor(Signal::CONT);
             }
             Strike::Stop => {
                 signal(leader.process, Signal::STOP);
@@ -196,6 +201,21 @@ impl Cluster {
         }
         self.wait_for_another_in_office(leader.process);
         leader
+    }
+
+    /// Kills the leader and at most `others` more coordinators.
+    fn kill_beside(&self, leader: &Leader, others: usize) {
+        let names = self.coordinators();
+        let processes = names.iter().filter_map(|name| self.process_of(name));
+        let others = processes
+            .filter(|process| *process != leader.process)
+            .take(others);
+        for process in [leader.process]
+            .into_iter()
+            .chain(others.collect::<Vec<_>>())
+        {
+            kill(process.into());
+        }
     }
 
     /// Waits until something more of a job is recorded.
