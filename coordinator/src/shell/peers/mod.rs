@@ -48,7 +48,7 @@ pub(super) struct Common {
 pub(super) struct Links {
     common: Common,
     links: BTreeMap<u64, Link>,
-    /// Names and addresses of coordinators that are not linked, as they say.
+    /// Names and addresses of coordinators, as they said last: they say it once for each connection.
     hints: BTreeMap<u64, (String, String)>,
     health: watch::Sender<Option<PeerHealth>>,
 }
@@ -81,9 +81,11 @@ impl Links {
         if id == self.common.id || !is_address(&address) {
             return;
         }
-        if let Some(link) = self.links.get(&id) {
-            link.heard(&name, address);
-        } else if self.hints.len() < HINTS || self.hints.contains_key(&id) {
+        let link = self.links.get(&id);
+        if let Some(link) = link {
+            link.heard(&name, address.clone());
+        }
+        if link.is_some() || self.hints.len() < HINTS || self.hints.contains_key(&id) {
             self.hints.insert(id, (name, address));
         }
     }
@@ -134,7 +136,7 @@ impl Links {
 
     fn start(&mut self, id: u64, name: String, address: String, has_joined: bool) {
         self.end(id);
-        let hint = self.hints.remove(&id);
+        let hint = self.hints.get(&id).cloned();
         let link = Link::start(
             self.common.clone(),
             id,

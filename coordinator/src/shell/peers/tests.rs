@@ -112,6 +112,20 @@ async fn a_member_is_found_where_it_says() {
     others.abort();
 }
 
+/// Claim (`PEER-3`): a member whom the group is told to be where it is not, is found where it said before.
+/// Method: the member says where it is; then the group knows a place at which nobody listens.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_address_loses_nobody() {
+    let mut bench = Bench::new();
+    let (mut member, place) = bench.listener("c2");
+    bench.set_member(2, "c2", &place);
+    bench.links.hint(2, "c2".into(), place);
+    let (_first, _) = greeted(&mut member).await;
+    bench.set_member(2, "c2", "127.0.0.1:1");
+    let (_second, hello) = greeted(&mut member).await;
+    assert_eq!((hello.from, hello.to), (1, 2));
+}
+
 /// Claim: where the group knows a member to listen is tried first, and what a member said of its
 /// place is of no account any more once the group knows another one.
 /// Method: both places listen; then the known one changes.
