@@ -236,7 +236,7 @@ async fn members_come_and_go() {
     }
     assert!(group.0[leader].stop().success());
     let log = group.0[leader].log();
-    assert!(log.contains("the office is handed over"), "{log}");
+    assert!(log.contains("the office is left to others"), "{log}");
     group.submit(1).await;
     group.0[leader].start_process();
     let view = group

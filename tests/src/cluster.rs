@@ -18,6 +18,8 @@ use tempfile::TempDir;
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Name of the network namespace with workers and commands.
 pub const EVERYBODY_ELSE: &str = "others";
+/// What `evoring local` says.
+const LOCAL_LOG: &str = "local.log";
 /// Pause between two looks at visible state.
 const POLL: Duration = Duration::from_millis(25);
 
@@ -34,7 +36,7 @@ pub struct Cluster {
     // Dropped before the folder and the network are.
     local: Process,
     folder: TempDir,
-    coordinators: usize,
+    size: Size,
     network: Option<Network>,
 }
 
@@ -125,21 +127,10 @@ impl Cluster {
             coordinators,
             workers,
         } = size;
-        let log = File::create(folder.path().join("local.log")).expect("a log file");
-        evoring
-            .args(["local", "--workers", &workers.to_string()])
-            .args(["--coordinators", &coordinators.to_string(), "--dir"])
-            .arg(folder.path().join("cluster"))
-            // The list of clusters that run is the user's.
-            .env("XDG_STATE_HOME", folder.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log);
-        let local = Process::spawn(&mut evoring);
         let cluster = Self {
-            local,
+            local: spawn(&mut evoring, folder.path(), size),
             folder,
-            coordinators,
+            size,
             network,
         };
         if coordinators > 1 {
@@ -153,6 +144,24 @@ impl Cluster {
             (ready.count() == workers).then_some(())
         });
         cluster
+    }
+
+    /// Stops `evoring local`, and starts it again in the same folder, which `meanwhile` gets before.
+    ///
+    /// # Panics
+    /// If it does not stop.
+    pub fn restart(&mut self, meanwhile: impl FnOnce(&Path)) {
+        self.local.signal(rustix::process::Signal::TERM);
+        self.local.wait();
+        meanwhile(&self.folder());
+        let mut evoring = Command::new(binaries::binary("evoring"));
+        self.local = spawn(&mut evoring, self.folder.path(), self.size);
+    }
+
+    /// What `evoring local` has said since it was started last.
+    pub fn said(&self) -> String {
+        let log = self.folder.path().join(LOCAL_LOG);
+        std::fs::read_to_string(log).unwrap_or_default()
     }
 
     /// The folder with everything in it.
@@ -169,7 +178,7 @@ impl Cluster {
 
     /// Names of the coordinators.
     pub fn coordinators(&self) -> Vec<String> {
-        coordinator_names(self.coordinators)
+        coordinator_names(self.size.coordinators)
     }
 
     /// The network of a cluster that was [started apart](Cluster::start_apart).
@@ -339,6 +348,21 @@ impl Cluster {
         }
         text
     }
+}
+
+/// Starts `evoring local` for a cluster in `folder`.
+fn spawn(evoring: &mut Command, folder: &Path, size: Size) -> Process {
+    let log = File::create(folder.join(LOCAL_LOG)).expect("a log file");
+    evoring
+        .args(["local", "--workers", &size.workers.to_string()])
+        .args(["--coordinators", &size.coordinators.to_string(), "--dir"])
+        .arg(folder.join("cluster"))
+        // The list of clusters that run is the user's.
+        .env("XDG_STATE_HOME", folder)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log);
+    Process::spawn(evoring)
 }
 
 /// The bytes that must be equal between runs.

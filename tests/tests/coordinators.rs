@@ -126,6 +126,45 @@ fn coordinators_cut_off() {
     assert_undisturbed(&cluster, job, "coordinators cut off");
 }
 
+/// Claim: a coordinator whose log is damaged is told of and done without; once its folder is deleted, it
+/// is taken in anew, under another number.
+/// Method: damage a third of the log of one of three while they are stopped, start, and write; then
+/// delete its folder, and start again.
+#[test]
+fn a_damaged_coordinator_is_done_without() {
+    let _alone = alone();
+    let mut cluster = Cluster::start_group(3, 0);
+    let job = cluster.submit(&PruneJob::default().text());
+    let number_of = |cluster: &Cluster, name: &str| {
+        let view = cluster.status()?;
+        let mut members = view["members"].as_array()?.iter();
+        members.find(|member| member["name"] == name)?["id"].as_u64()
+    };
+    let before = number_of(&cluster, "c3").expect("c3 is a member");
+    cluster.restart(|folder| {
+        let file = folder.join("c3").join("log.redb");
+        let mut bytes = std::fs::read(&file).expect("a log");
+        let third = bytes.len() / 3;
+        for byte in &mut bytes[third..2 * third] {
+            *byte ^= 0x10;
+        }
+        std::fs::write(&file, bytes).expect("the log is written");
+    });
+    cluster.wait_for("what is said of c3, and that the others run", || {
+        let said = cluster.said();
+        let is_told = said.contains("the others go on") && said.contains("corrupt");
+        (is_told && said.contains("cluster file:")).then_some(())
+    });
+    let label = cluster.run(&["label", &job.to_string(), "after=damage"]);
+    assert!(label.status.success(), "{label:?}");
+    cluster.restart(|folder| std::fs::remove_dir_all(folder.join("c3")).expect("its folder"));
+    cluster.wait_for_group();
+    let after = number_of(&cluster, "c3").expect("c3 is a member again");
+    assert_ne!(after, before);
+    let view = cluster.job(job).expect("the job");
+    assert_eq!(view["labels"]["after"], "damage", "{view}");
+}
+
 /// How often each item was handed out other than as a copy, and how often it got a result.
 fn counts(events: &[Event]) -> (BTreeMap<Item, usize>, BTreeMap<Item, usize>) {
     let (mut granted, mut recorded) = (BTreeMap::new(), BTreeMap::new());

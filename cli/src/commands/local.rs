@@ -8,7 +8,7 @@ use crate::client::{Client, LONG_PATIENCE};
 use crate::exit::{Exit, Failure};
 use crate::local::registry::{Starter, fresh_folder, register_if_possible, state_folder};
 use crate::local::{
-    Binaries, ChildEvent, Folder, LocalCluster, LocalCoordinator, Size, Stop, group,
+    Binaries, ClusterEvent, Folder, LocalCluster, LocalCoordinator, Size, Stop, group,
 };
 use crate::output::{print, print_json, say};
 use std::path::Path;
@@ -68,10 +68,9 @@ async fn attend(
             biased;
             exit = signals.next() => return Ok(exit),
             event = cluster.next_event() => match event {
-                ChildEvent::Started { name, process } => say(format_args!("evoring: {name} runs as process {process}")),
-                ChildEvent::Died { name, status } => say(format_args!("evoring: {name} ended ({status}), starting it again")),
-                ChildEvent::Removed { name } => say(format_args!("evoring: {name} was removed from the group and has ended")),
-                ChildEvent::GaveUp { message } => return Err(Failure::new(Exit::Unreachable, message)),
+                ClusterEvent::Child(event) => say(format_args!("evoring: {event}")),
+                ClusterEvent::Lost { message } => say(format_args!("evoring: {message}")),
+                ClusterEvent::Broken { message } => return Err(Failure::new(Exit::Unreachable, message)),
             },
             formed = &mut forming, if !is_formed => {
                 formed?;

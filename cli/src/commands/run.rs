@@ -15,7 +15,9 @@ use crate::exit::{Exit, Failure};
 use crate::follow::{Screen, follow};
 use crate::job_file::JobFile;
 use crate::local::registry::{Starter, fresh_folder, register_if_possible, state_folder};
-use crate::local::{Binaries, ChildEvent, Folder, LocalCluster, LocalCoordinator, Size, Stop};
+use crate::local::{
+    Binaries, ChildEvent, ClusterEvent, Folder, LocalCluster, LocalCoordinator, Size, Stop,
+};
 use crate::output::json::JobJson;
 use crate::output::table::count;
 use crate::output::{print_json, say};
@@ -230,10 +232,10 @@ async fn supervise(
                 event = cluster.next_event() => {
                     progress.restarts.set(cluster.deaths());
                     match event {
-                        ChildEvent::Started { .. } => {}
-                        ChildEvent::Died { name, status } => screen.note(&format!("{name} ended ({status}), starting it again")),
-                        ChildEvent::Removed { name } => screen.note(&format!("{name} was removed from the group and has ended")),
-                        ChildEvent::GaveUp { message } => return Outcome::Failed(Failure::new(Exit::Unreachable, message)),
+                        ClusterEvent::Child(ChildEvent::Started { .. }) => {}
+                        ClusterEvent::Child(event) => screen.note(&event.to_string()),
+                        ClusterEvent::Lost { message } => screen.note(&message),
+                        ClusterEvent::Broken { message } => return Outcome::Failed(Failure::new(Exit::Unreachable, message)),
                     }
                 }
                 result = &mut work => return match result {

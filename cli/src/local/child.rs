@@ -11,6 +11,7 @@ use super::restart::{RestartPolicy, Verdict};
 use evoring_protocol::{EXIT_HOPELESS, EXIT_REMOVED};
 use rustix::process::{Pid, Signal};
 use std::ffi::OsString;
+use std::fmt;
 use std::io::PipeReader;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -74,9 +75,22 @@ pub enum ChildEvent {
     },
     /// It died too often, or said that it would die again; the message holds its last lines.
     GaveUp {
+        /// Name.
+        name: String,
         /// For people.
         message: String,
     },
+}
+
+impl fmt::Display for ChildEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started { name, process } => write!(f, "{name} runs as process {process}"),
+            Self::Died { name, status } => write!(f, "{name} ended ({status}), starting it again"),
+            Self::Removed { name } => write!(f, "{name} was removed from the group and has ended"),
+            Self::GaveUp { message, .. } => f.write_str(message),
+        }
+    }
 }
 
 /// Runs one child until `stop` says otherwise, it dies too often, or it says that it would die again
@@ -93,7 +107,8 @@ pub async fn supervise(
         Ok(log) => Arc::new(Mutex::new(log)),
         Err(error) => {
             let message = format!("{}: log {}: {error}", spec.name, spec.log.display());
-            let _ = events.send(ChildEvent::GaveUp { message });
+            let name = spec.name.clone();
+            let _ = events.send(ChildEvent::GaveUp { name, message });
             return;
         }
     };
@@ -134,6 +149,7 @@ pub async fn supervise(
             }
             Verdict::GiveUp => {
                 let _ = events.send(ChildEvent::GaveUp {
+                    name: spec.name.clone(),
                     message: last_words(&spec, is_hopeless, &status, &lock(&log)),
                 });
                 return;

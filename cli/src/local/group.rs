@@ -16,6 +16,9 @@ const ALONE: &str = "coordinator";
 /// Between two looks at what is awaited.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// A coordinator that has a vote already is waited for no longer than this.
+const MEMBER_PATIENCE: Duration = Duration::from_secs(4);
+
 /// A coordinator of a local cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalCoordinator {
@@ -105,7 +108,15 @@ pub async fn form(
         if coordinator.had_log && !view.members.iter().any(is_member) {
             continue;
         }
-        let address = address(coordinator, missing).await;
+        // One that cannot run any more keeps nobody from using the others.
+        let mut votes = view.members.iter().filter(|member| has_vote(member));
+        let is_needed = !votes.any(is_member);
+        let waits = tokio::time::timeout(MEMBER_PATIENCE, address_of(coordinator, missing));
+        let address = match waits.await {
+            Ok(address) => address,
+            Err(_) if is_needed => address_of(coordinator, missing).await,
+            Err(_) => continue,
+        };
         if let Step::Remove(id) = step(&view, coordinator, &address) {
             ask(client, &ClientRequest::RemoveMember { id }, missing).await?;
             add(client, coordinator, address, missing).await?;
@@ -170,7 +181,7 @@ async fn leaders_view(
     }
 }
 
-async fn address(coordinator: &LocalCoordinator, missing: &RefCell<String>) -> String {
+async fn address_of(coordinator: &LocalCoordinator, missing: &RefCell<String>) -> String {
     loop {
         if let Some(address) = announced(coordinator) {
             return address;

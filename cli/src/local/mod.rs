@@ -20,6 +20,7 @@ use crate::exit::Failure;
 use child::{ChildSpec, supervise};
 use evoring_protocol::ClusterId;
 use evoring_protocol::transport::{Authority, Role};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{PipeReader, PipeWriter, Read};
 use std::path::Path;
@@ -52,6 +53,26 @@ pub struct LocalCluster {
     /// CHILD-1: the only write end. Children read the end of file when it is gone.
     _lifeline: PipeWriter,
     deaths: u64,
+    /// Coordinators that are not started again, but were not removed.
+    lost: BTreeSet<String>,
+}
+
+/// What happened to a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClusterEvent {
+    /// To one of its processes; the cluster goes on.
+    Child(ChildEvent),
+    /// A coordinator is not started again, and the others go on without it; the message holds its last
+    /// lines and what to do.
+    Lost {
+        /// For people.
+        message: String,
+    },
+    /// A process without which the cluster cannot go on is not started again.
+    Broken {
+        /// For people.
+        message: String,
+    },
 }
 
 impl LocalCluster {
@@ -83,6 +104,7 @@ impl LocalCluster {
             events,
             _lifeline: lifeline,
             deaths: 0,
+            lost: BTreeSet::new(),
         })
     }
 
@@ -107,14 +129,35 @@ impl LocalCluster {
     }
 
     /// The next change. Never ends while the cluster lives. Cancel-safe.
-    pub async fn next_event(&mut self) -> ChildEvent {
+    pub async fn next_event(&mut self) -> ClusterEvent {
         match self.events.recv().await {
+            Some(ChildEvent::GaveUp { name, message }) => self.gave_up(name, message),
             Some(event) => {
                 self.deaths += u64::from(matches!(event, ChildEvent::Died { .. }));
-                event
+                ClusterEvent::Child(event)
             }
             // Every supervisor has ended, which only `stop` asks for.
             None => std::future::pending().await,
+        }
+    }
+
+    /// A group goes on while more than half of its coordinators do.
+    fn gave_up(&mut self, name: String, message: String) -> ClusterEvent {
+        let mut coordinators = self.coordinators.iter();
+        if !coordinators.any(|coordinator| coordinator.name == name) {
+            return ClusterEvent::Broken { message };
+        }
+        let all = self.coordinators.len();
+        let advice = format!(
+            "the others go on; it is started again with the cluster, and if that is of no use, `evoring cluster remove {name}`, or delete its folder {} while the cluster is stopped: it is then taken in anew",
+            self.folder.state(&name).display()
+        );
+        self.lost.insert(name);
+        match all - self.lost.len() > all / 2 {
+            true => ClusterEvent::Lost {
+                message: format!("{message}\n{advice}"),
+            },
+            false => ClusterEvent::Broken { message },
         }
     }
 

@@ -128,7 +128,7 @@ impl Door {
         if is_needed && self.doorkeeper.inbox.send(Message::HandOver).await {
             let handed = standing.wait_for(|standing| !standing.is_elected);
             match tokio::time::timeout(HAND_OVER, handed).await {
-                Ok(_) => tracing::info!("the office is handed over"),
+                Ok(_) => tracing::info!("the office is left to others"),
                 Err(_) => tracing::warn!(
                     "nobody took the office within {HAND_OVER:?}; the others find out by themselves"
                 ),
