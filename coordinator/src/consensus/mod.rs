@@ -22,6 +22,7 @@
 //!   that was removed answers for a while: a node that forgot the commit in a crash needs the old
 //!   majority once more.
 
+mod assembly;
 mod events;
 mod logger;
 mod membership;
@@ -32,6 +33,7 @@ mod ready;
 mod validate;
 mod view;
 
+pub use assembly::{Assembly, AssemblyError, NoMessage, decode_message};
 pub use events::{
     Action, Committed, ConsensusError, Event, NodeConfig, PeerProgress, Refusal, StopReason,
 };

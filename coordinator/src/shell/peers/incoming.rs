@@ -4,13 +4,10 @@ use super::super::leader_thread::{Inbox, Message, Standing};
 use super::super::member_file::Membership;
 use super::super::raft_thread::{Input, RaftSender};
 use super::Complaints;
+use crate::consensus::{Assembly, decode_message};
 use crate::leader;
-use evoring_protocol::Digest;
-use evoring_protocol::limits::SNAPSHOT_BYTES;
-use evoring_protocol::peer::{PeerHello, PeerMessage, PeerRefusal, PeerReply, RAFT_MESSAGE_BYTES};
+use evoring_protocol::peer::{PeerHello, PeerMessage, PeerRefusal, PeerReply};
 use evoring_protocol::transport::{Connection, Receiver, Sender, TransportError};
-use prost::Message as _;
-use raft::eraftpb;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -170,7 +167,7 @@ impl Doorkeeper {
     }
 
     fn raft_message(&self, from: u64, bytes: &[u8]) -> Result<(), String> {
-        let message = decoded(bytes)?;
+        let message = decode_message(bytes).map_err(|error| error.to_string())?;
         let snapshot = message.snapshot.as_ref();
         if snapshot.is_some_and(|snapshot| !snapshot.is_empty()) {
             return Err("a snapshot came without its stream".to_owned());
@@ -209,51 +206,27 @@ impl Doorkeeper {
         else {
             return Ok(Err("a snapshot's stream begins with its size".to_owned()));
         };
-        if bytes > SNAPSHOT_BYTES {
-            let message =
-                format!("a snapshot of {bytes} bytes, at most {SNAPSHOT_BYTES} are taken");
-            return Ok(Err(message));
-        }
-        let mut message = match decoded(&message) {
-            Ok(message) => message,
-            Err(problem) => return Ok(Err(problem)),
+        let mut assembly = match Assembly::begin(&message, bytes, digest) {
+            Ok(assembly) => assembly,
+            Err(error) => return Ok(Err(error.to_string())),
         };
-        let mut state = Vec::new();
         while let Some(piece) = receiver.receive::<PeerMessage>().await? {
-            let PeerMessage::SnapshotChunk(chunk) = piece else {
+            let PeerMessage::SnapshotChunk(piece) = piece else {
                 return Ok(Err("expected a piece of the snapshot".to_owned()));
             };
-            let length = (state.len() + chunk.len()) as u64;
-            if length > bytes {
-                return Ok(Err(format!("{length} bytes, expected {bytes}")));
+            if let Err(error) = assembly.add(&piece) {
+                return Ok(Err(error.to_string()));
             }
-            state.extend_from_slice(&chunk);
         }
-        if state.len() as u64 != bytes || Digest::of(&state) != digest {
-            return Ok(Err(format!(
-                "{} bytes with another digest, expected {bytes} with {digest}",
-                state.len()
-            )));
+        match assembly.finish() {
+            Ok(message) => {
+                // At most `SNAPSHOT_BYTES`.
+                self.raft.peer(from, message, bytes as usize);
+                Ok(Ok(()))
+            }
+            Err(error) => Ok(Err(error.to_string())),
         }
-        let size = state.len();
-        if let Some(snapshot) = &mut message.snapshot {
-            snapshot.data = state;
-        }
-        self.raft.peer(from, message, size);
-        Ok(Ok(()))
     }
-}
-
-/// A message of Raft, or why it is none.
-fn decoded(bytes: &[u8]) -> Result<eraftpb::Message, String> {
-    if bytes.len() > RAFT_MESSAGE_BYTES {
-        return Err(format!(
-            "a message of Raft of {} bytes, at most {RAFT_MESSAGE_BYTES} are taken",
-            bytes.len()
-        ));
-    }
-    eraftpb::Message::decode(bytes)
-        .map_err(|error| format!("a message of Raft is malformed: {error}"))
 }
 
 #[cfg(test)]
@@ -261,7 +234,9 @@ mod tests {
     use super::super::super::raft_thread::input_channel;
     use super::*;
     use crate::state::Member;
-    use evoring_protocol::peer::GroupId;
+    use evoring_protocol::peer::{GroupId, RAFT_MESSAGE_BYTES};
+    use prost::Message as _;
+    use raft::eraftpb;
     use std::collections::{BTreeMap, BTreeSet};
     use tokio::sync::mpsc;
 

@@ -396,25 +396,33 @@ async fn send_snapshot(
     message: Vec<u8>,
     state: Vec<u8>,
 ) -> Result<(), String> {
-    let failed = |error: TransportError| error.to_string();
-    let (mut sender, mut receiver) = connection.open().await.map_err(failed)?;
-    let digest = Digest::of(&state);
-    let bytes = state.len() as u64;
+    let opened = connection.open().await.map_err(|error| error.to_string())?;
+    let (mut sender, mut receiver) = opened;
+    // Whoever refuses reads no further, and says why.
+    let sent = send_pieces(&mut sender, message, &state).await;
+    sender.finish();
+    match (receiver.receive::<PeerReply>().await, sent) {
+        (Ok(Some(PeerReply::SnapshotTaken)), _) => Ok(()),
+        (Ok(Some(PeerReply::Refused { message, .. })), _) => Err(message),
+        (_, Err(error)) | (Err(error), Ok(())) => Err(error.to_string()),
+        (Ok(other), Ok(())) => Err(format!("expected an answer, got {other:?}")),
+    }
+}
+
+async fn send_pieces(
+    sender: &mut Sender,
+    message: Vec<u8>,
+    state: &[u8],
+) -> Result<(), TransportError> {
     let start = PeerMessage::SnapshotStart {
         message,
-        bytes,
-        digest,
+        bytes: state.len() as u64,
+        digest: Digest::of(state),
     };
-    sender.send(&start).await.map_err(failed)?;
-    for chunk in state.chunks(BLOB_CHUNK_BYTES) {
-        let chunk = PeerMessage::SnapshotChunk(chunk.to_vec());
-        sender.send(&chunk).await.map_err(failed)?;
+    sender.send(&start).await?;
+    for piece in state.chunks(BLOB_CHUNK_BYTES) {
+        let piece = PeerMessage::SnapshotChunk(piece.to_vec());
+        sender.send(&piece).await?;
     }
-    sender.finish();
-    match receiver.receive::<PeerReply>().await {
-        Ok(Some(PeerReply::SnapshotTaken)) => Ok(()),
-        Ok(Some(PeerReply::Refused { message, .. })) => Err(message),
-        Ok(other) => Err(format!("expected an answer, got {other:?}")),
-        Err(error) => Err(error.to_string()),
-    }
+    Ok(())
 }

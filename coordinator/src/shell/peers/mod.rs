@@ -153,4 +153,6 @@ impl Links {
 }
 
 #[cfg(test)]
+mod incoming_tests;
+#[cfg(test)]
 mod tests;
