@@ -55,11 +55,15 @@ pub(in super::super) async fn serve(
             address,
         });
         let mut standing = door.standing.clone();
+        let name = &connection.peer().name;
         tokio::select! {
             biased;
-            _ = standing.wait_for(|standing| standing.has_left(from)) => {
-                // It may never have heard of that; when it says hello again, it is told.
-                connection.close("this member was removed from the group");
+            // It may never have heard of that; when it says hello again, it is told.
+            ended = standing.wait_for(|standing| standing.refusal(from, name).is_some()) => {
+                let why = ended.ok().and_then(|standing| standing.refusal(from, name));
+                let why = why.map_or_else(|| "this coordinator ends".to_owned(), |(_, why)| why);
+                tracing::info!(peer = %connection.peer(), from, why, "a coordinator is not heard any more");
+                connection.close(&why);
                 Ok(())
             }
             outcome = door.listen(from, receiver) => outcome,
@@ -94,6 +98,24 @@ async fn refuse(
     Ok(())
 }
 
+impl Standing {
+    /// Why the coordinator of this certificate is not, or no longer, heard as the member of this id
+    /// (`PEER-1`). One of which this coordinator, being behind, has not heard yet is let in, and looked
+    /// at again with every change.
+    fn refusal(&self, id: u64, name: &str) -> Option<(PeerRefusal, String)> {
+        if self.has_left(id) {
+            let message = format!("member {id} was removed from the group");
+            return Some((PeerRefusal::Removed, message));
+        }
+        let member = self.members.get(&id)?;
+        let message = || {
+            let known = &member.name;
+            format!("member {id} is {known}, but the certificate is {name}'s")
+        };
+        (member.name != name).then(|| (PeerRefusal::WrongName, message()))
+    }
+}
+
 impl Doorkeeper {
     /// Whether a coordinator of this certificate may say this hello (`PEER-1`, `PEER-2`).
     fn admits(&self, name: &str, hello: &PeerHello) -> Result<(), (PeerRefusal, String)> {
@@ -113,22 +135,8 @@ impl Doorkeeper {
             );
             return Err((PeerRefusal::WrongId, message));
         }
-        let standing = self.standing.borrow();
-        if standing.has_left(hello.from) {
-            let message = format!("member {} was removed from the group", hello.from);
-            return Err((PeerRefusal::Removed, message));
-        }
-        match standing.members.get(&hello.from) {
-            Some(member) if member.name != name => {
-                let message = format!(
-                    "member {} is {}, but the certificate is {name}'s",
-                    hello.from, member.name
-                );
-                Err((PeerRefusal::WrongName, message))
-            }
-            // One that this coordinator, being behind, has not heard of yet.
-            Some(_) | None => Ok(()),
-        }
+        let refusal = self.standing.borrow().refusal(hello.from, name);
+        refusal.map_or(Ok(()), Err)
     }
 
     /// Takes the messages of the connection's first stream.

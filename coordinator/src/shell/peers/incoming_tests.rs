@@ -5,7 +5,7 @@ use super::super::raft_thread::{Input, input_channel};
 use super::*;
 use crate::consensus::Event;
 use evoring_protocol::limits::{BLOB_CHUNK_BYTES, SNAPSHOT_BYTES};
-use evoring_protocol::peer::{PeerHello, PeerMessage, PeerReply};
+use evoring_protocol::peer::{PeerHello, PeerMessage, PeerRefusal, PeerReply};
 use evoring_protocol::transport::{Authority, Connection, Listener, Role};
 use evoring_protocol::{ClusterId, Digest};
 use prost::Message as _;
@@ -25,7 +25,7 @@ const STATE_BYTES: usize = 2 * BLOB_CHUNK_BYTES + BLOB_CHUNK_BYTES / 2;
 struct House {
     authority: Authority,
     address: String,
-    _standing: watch::Sender<Arc<Standing>>,
+    standing: watch::Sender<Arc<Standing>>,
     inputs: Receiver<Input>,
     _stop: watch::Sender<bool>,
 }
@@ -59,10 +59,14 @@ impl House {
         Self {
             authority,
             address,
-            _standing: standing,
+            standing,
             inputs,
             _stop: stop,
         }
+    }
+
+    fn know(&self, members: &[(u64, &str)]) {
+        self.standing.send_replace(Arc::new(standing(members)));
     }
 
     fn connector(&self, name: &str) -> Connector {
@@ -300,4 +304,41 @@ async fn other_snapshots_than_announced_are_refused() {
     assert_eq!(good, PeerReply::SnapshotTaken);
     let (_, message) = house.handed_on().unwrap();
     assert!(message.snapshot.unwrap().data == state);
+}
+
+/// Claim (`PEER-1`): who was let in before the member of its id was known is not heard any more once
+/// that is known under another name, or was removed; who is that member stays.
+/// Method: two coordinators say that they are member 2 of a group that does not know it yet, and one
+/// that it is 3; then 2 becomes known, and then 3 is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_counts_as_soon_as_it_is_known() {
+    let house = House::open();
+    let (member, _) = house.greeted("c2", 2).await;
+    let (liar, reply) = house.greeted("c9", 2).await;
+    assert_eq!(reply, PeerReply::Welcome, "nobody knows better yet");
+    let (third, _) = house.greeted("c3", 3).await;
+    house.know(&[(1, "c1"), (2, "c2")]);
+    let closed = tokio::time::timeout(PATIENCE, liar.closed()).await;
+    let why = closed.expect("closed in time").to_string();
+    assert!(
+        why.contains("member 2 is c2, but the certificate is c9's"),
+        "{why}"
+    );
+    let (_, refused) = house.greeted("c9", 2).await;
+    assert!(
+        matches!(&refused, PeerReply::Refused { refusal, .. } if *refusal == PeerRefusal::WrongName),
+        "{refused:?}"
+    );
+    assert!(!third.is_closed(), "it may be the next member");
+    house.know(&[(1, "c1"), (2, "c2"), (4, "c4")]);
+    let closed = tokio::time::timeout(PATIENCE, third.closed()).await;
+    let why = closed.expect("closed in time").to_string();
+    assert!(why.contains("member 3 was removed"), "{why}");
+    let state = state();
+    let messages = [
+        vec![start(STATE_BYTES as u64, Digest::of(&state))],
+        pieces(&state),
+    ]
+    .concat();
+    assert_eq!(answer(&member, &messages).await, PeerReply::SnapshotTaken);
 }

@@ -1,7 +1,8 @@
 //! Connections between coordinators. Each keeps one to every other member and only speaks on those
 //! that it made; what it hears comes on those that others made.
 //!
-//! - `PEER-1`: a message of Raft counts as its connection's, whose certificate names the member.
+//! - `PEER-1`: a message of Raft counts as its connection's, whose certificate names the member,
+//!   also once the member of that id becomes known under another name.
 //! - `PEER-2`: a process answers to its own id alone: whoever lost its disk has none (see
 //!   [`super::member_file`]).
 //! - `PEER-3`: where the group knows a member to listen comes first; where the member itself says so,
