@@ -248,6 +248,11 @@ impl Consensus {
         &self.membership
     }
 
+    /// The membership as of what was handed out to be applied.
+    pub fn applied_membership(&self) -> &ConfState {
+        &self.applied_membership
+    }
+
     /// Where the others stand, for a leader.
     pub fn progress(&self) -> BTreeMap<u64, PeerProgress> {
         if !self.is_leader() {

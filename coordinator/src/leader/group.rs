@@ -28,16 +28,21 @@ pub struct GroupReport {
     pub commit: u64,
     /// Index of this node's last entry.
     pub last: u64,
-    /// The membership in force.
+    /// The membership in force, as of what is durable here.
     pub membership: ConfState,
+    /// The membership as of what is applied here.
+    pub applied: ConfState,
     /// Where the others stand, from a leader.
     pub progress: BTreeMap<u64, PeerProgress>,
 }
 
 impl GroupReport {
-    /// Nodes of the membership in force; empty before the first report.
+    /// Nodes of the membership in force; empty before the first report. Who was taken in counts from
+    /// when that is applied, who has left until that is durable.
     pub fn nodes(&self) -> BTreeSet<u64> {
-        Self::nodes_of(&self.membership)
+        let mut nodes = Self::nodes_of(&self.membership);
+        nodes.extend(Self::nodes_of(&self.applied));
+        nodes
     }
 
     /// Nodes of a membership: those that vote, did so before the change that is under way, learn, or

@@ -14,7 +14,7 @@ use crate::storage::SnapshotRecord;
 use anyhow::Context as _;
 use evoring_protocol::peer::PeerHealth;
 use prost::Message as _;
-use raft::eraftpb;
+use raft::eraftpb::{self, ConfState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ const LATE_TICKS: u32 = 4;
 /// A process that did not run for so long must not take its own silence for that of its workers, which
 /// are given up after [`LOST_MS`] without the sign of life that they send every [`HEARTBEAT_MS`].
 const PAUSE: Duration = Duration::from_millis(LOST_MS - 2 * HEARTBEAT_MS);
-/// The leader thread is told how the group stands this often.
+/// The leader thread is told how the group stands this often, and whenever membership or leader change.
 const REPORT_TICKS: u64 = 10;
 /// Inputs that wait for the thread, besides those from other coordinators. The leader thread has at
 /// most [`leader::IN_FLIGHT`] proposals out and gives one answer to each batch of entries; questions
@@ -203,6 +203,8 @@ struct Worker {
     lost: BTreeSet<u64>,
     complaints: Complaints,
     ticks: u64,
+    /// The durable membership that the leader thread was told last.
+    reported: ConfState,
 }
 
 impl Worker {
@@ -214,6 +216,7 @@ impl Worker {
             lost: BTreeSet::new(),
             complaints: Complaints::default(),
             ticks: 0,
+            reported: ConfState::default(),
         }
     }
 
@@ -222,6 +225,7 @@ impl Worker {
         let mut last_seen = Instant::now();
         let members = self.parts.members.clone();
         self.take(Input::Members(members))?;
+        self.report();
         if self.parts.campaigns {
             self.feed(Event::Campaign)?;
         }
@@ -261,18 +265,25 @@ impl Worker {
         self.ticks += 1;
         self.feed(Event::Tick)?;
         if self.ticks.is_multiple_of(REPORT_TICKS) {
-            let consensus = &self.parts.consensus;
-            self.parts.metrics.term(consensus.term());
-            let report = GroupReport {
-                term: consensus.term(),
-                commit: consensus.committed(),
-                last: consensus.last_index(),
-                membership: consensus.membership().clone(),
-                progress: consensus.progress(),
-            };
-            self.tell(leader::Event::Group(Box::new(report)));
+            self.report();
         }
         Ok(())
+    }
+
+    /// Tells the leader thread how the group stands.
+    fn report(&mut self) {
+        let consensus = &self.parts.consensus;
+        self.parts.metrics.term(consensus.term());
+        let report = GroupReport {
+            term: consensus.term(),
+            commit: consensus.committed(),
+            last: consensus.last_index(),
+            membership: consensus.membership().clone(),
+            applied: consensus.applied_membership().clone(),
+            progress: consensus.progress(),
+        };
+        self.reported = report.membership.clone();
+        self.tell(leader::Event::Group(Box::new(report)));
     }
 
     /// Takes an input and those that wait behind it; false if the process ends.
@@ -341,6 +352,9 @@ impl Worker {
     fn feed_all(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
         let actions = self.parts.consensus.handle_all(events);
         self.act(actions)?;
+        if self.reported != *self.parts.consensus.membership() {
+            self.report();
+        }
         let lost = std::mem::take(&mut self.lost);
         if lost.is_empty() {
             return Ok(());
@@ -387,12 +401,16 @@ impl Worker {
                     self.parts
                         .links
                         .retain(|id| members.contains_key(&id) || nodes.contains(&id));
+                    // At once: who is told that it has left, and what people wait for, must not
+                    // follow from a membership of which the one in question was no part yet.
+                    self.report();
                 }
                 Action::Leader(leader) => {
                     let term = self.parts.consensus.term();
                     tracing::info!(?leader, term, "leader");
                     self.parts.metrics.leader_changed();
                     self.tell(leader::Event::Leader(leader));
+                    self.report();
                 }
                 Action::Rejected(rejection) => self.rejected(&rejection),
                 Action::Stop(reason) => return Err(reason.into()),
@@ -482,51 +500,4 @@ impl Worker {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn snapshot() -> eraftpb::Message {
-        eraftpb::Message {
-            snapshot: Some(eraftpb::Snapshot::default()),
-            ..eraftpb::Message::default()
-        }
-    }
-
-    /// Messages of coordinators that wait, and their bytes.
-    fn waiting(inputs: &Receiver<Input>) -> (usize, usize) {
-        let bytes = inputs.try_iter().filter_map(|input| match input {
-            Input::Peer { bytes, .. } => Some(bytes),
-            _ => None,
-        });
-        bytes.fold((0, 0), |(count, all), bytes| (count + 1, all + bytes))
-    }
-
-    /// Claim: coordinators that send more than the thread takes fill neither its queue nor the memory;
-    /// what is dropped counts no more, and what is taken makes room. A snapshot is larger than all that
-    /// and comes nevertheless.
-    /// Method: many small messages, then large ones, with the thread's side of the queue held still.
-    #[test]
-    fn messages_of_coordinators_are_bounded() {
-        let (sender, inputs) = input_channel();
-        for _ in 0..2 {
-            for _ in 0..2 * PEER_MESSAGES {
-                sender.peer(2, eraftpb::Message::default(), 1);
-            }
-            sender.peer(2, snapshot(), 1);
-            assert_eq!(waiting(&inputs), (PEER_MESSAGES, PEER_MESSAGES));
-            (0..PEER_MESSAGES).for_each(|_| sender.taken(1));
-        }
-        let large = 8 << 20;
-        for _ in 0..100 {
-            sender.peer(2, eraftpb::Message::default(), large);
-        }
-        sender.peer(2, snapshot(), 2 * PEER_BYTES);
-        sender.peer(2, eraftpb::Message::default(), 1);
-        let fitting = PEER_BYTES / large;
-        let expected = (fitting + 1, PEER_BYTES + 2 * PEER_BYTES);
-        assert_eq!(waiting(&inputs), expected);
-        assert_eq!(sender.waiting.messages.load(Ordering::Relaxed), fitting + 1);
-        // Own inputs find room whatever others send.
-        (0..QUEUE).for_each(|_| sender.send(Input::Removed));
-    }
-}
+mod tests;

@@ -414,6 +414,7 @@ impl Process {
             commit: self.consensus.committed(),
             last: self.consensus.last_index(),
             membership: self.consensus.membership().clone(),
+            applied: self.consensus.applied_membership().clone(),
             progress: self.consensus.progress(),
         }))
     }
