@@ -12,7 +12,7 @@ use evoring_coordinator::state::NEWEST_RECORDS;
 use evoring_protocol::client::{ClientReply, ClientRequest, ClusterView, MemberRole, MemberView};
 use evoring_protocol::transport::{Connection, Connector, Role};
 use evoring_protocol::{JobId, RequestKey, SubmissionKey};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::{Build, Cluster, JOB, PATIENCE, Plan};
@@ -511,4 +511,140 @@ async fn two_versions_in_one_group() {
     let status = group.0[follower].start_until_end();
     assert_eq!(status.code(), Some(1));
     group.submit(20).await;
+}
+
+/// What one coordinator's /metrics says: kinds by name, and values by name without labels.
+struct Metrics {
+    text: String,
+    kinds: BTreeMap<String, String>,
+    values: BTreeMap<String, f64>,
+}
+
+impl Metrics {
+    fn of(cluster: &Cluster) -> Self {
+        let (status, text) = cluster.get("/metrics", "localhost");
+        assert_eq!(status, 200, "{text}");
+        let pair = |line: &str| {
+            let (name, value) = line.split_once(' ')?;
+            Some((name.to_owned(), value.to_owned()))
+        };
+        let kinds = text
+            .lines()
+            .filter_map(|line| pair(line.strip_prefix("# TYPE ")?));
+        let values = text
+            .lines()
+            .filter_map(pair)
+            .filter_map(|(name, value)| Some((name, value.parse().ok()?)));
+        Self {
+            kinds: kinds.collect(),
+            values: values.collect(),
+            text,
+        }
+    }
+
+    fn value(&self, name: &str) -> f64 {
+        let name = format!("evoring_coordinator_{name}");
+        let value = self.values.get(&name);
+        *value.unwrap_or_else(|| panic!("no {name}\n{}", self.text))
+    }
+
+    /// How often a histogram was given something, checked against its sum: some time each, and not long.
+    fn count(&self, name: &str) -> f64 {
+        let [count, sum] = ["count", "sum"].map(|end| self.value(&format!("{name}_{end}")));
+        assert!(
+            count > 0.0 && sum > 0.0 && sum < count * 5.0,
+            "{name}: {count} took {sum} s\n{}",
+            self.text
+        );
+        count
+    }
+}
+
+/// The metrics of a coordinator in docs/metrics.md, with their kinds; those with labels are only shown
+/// once there is something to say.
+fn documented() -> BTreeMap<String, (String, bool)> {
+    let guide = include_str!("../../docs/metrics.md");
+    let row = |line: &str| {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let (name, kind) = (cells.next()?.trim_matches('`'), cells.next()?);
+        let (bare, has_labels) = match name.split_once('{') {
+            Some((bare, _)) => (bare, true),
+            None => (name, false),
+        };
+        let is_ours = bare.starts_with("evoring_coordinator_");
+        is_ours.then(|| (bare.to_owned(), (kind.to_owned(), has_labels)))
+    };
+    guide.lines().filter_map(row).collect()
+}
+
+// Claim: /metrics of each coordinator says what docs/metrics.md promises, under those names and kinds,
+// and what it says of Raft is so: one term for all, changes of leader, times of commits, of writes, of
+// their syncs and of snapshots, the size of the log.
+// Method: submissions before and after a transfer; the numbers against what was done and what
+// `ClusterView` says, and the names against the guide.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_metrics_say_of_raft() {
+    const JOBS: u64 = 10;
+    let group = Group::start(3).await;
+    for number in 0..JOBS {
+        group.submit(number).await;
+    }
+    let before = group.leader().await;
+    let transferred = group.ask(ClientRequest::TransferLeadership).await;
+    assert_eq!(transferred, ClientReply::Done);
+    let name = format!("c{}", before + 1);
+    group
+        .until("another leader", |view| view.answered_by != name)
+        .await;
+    for number in JOBS..2 * JOBS {
+        group.submit(number).await;
+    }
+    let view = group
+        .until("all follow", |view| {
+            let members = view.members.iter();
+            members.filter(|m| m.matched == Some(view.commit)).count() == 3
+        })
+        .await;
+    let leads = |at: usize| view.answered_by == format!("c{}", at + 1);
+    let mut commits = 0.0;
+    for (at, cluster) in group.0.iter().enumerate() {
+        // Gauges are brought up to date twice a second.
+        let began = Instant::now();
+        let metrics = loop {
+            let metrics = Metrics::of(cluster);
+            let log = std::fs::metadata(cluster.dir().join("log.redb")).unwrap();
+            let is_current = metrics.value("applied_index") >= view.commit as f64
+                && metrics.value("raft_term") == view.term as f64
+                && metrics.value("is_leader") == f64::from(u8::from(leads(at)))
+                && metrics.value("log_bytes") == log.len() as f64;
+            if is_current {
+                break metrics;
+            }
+            let passed = began.elapsed();
+            assert!(passed < PATIENCE, "{view:#?}\n{}", metrics.text);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        let term = if leads(at) { view.term as f64 } else { 0.0 };
+        assert_eq!(metrics.value("term"), term);
+        assert!(metrics.value("leader_changes_total") >= 2.0);
+        assert_eq!(metrics.value("peer_messages_rejected_total"), 0.0);
+        assert!(metrics.value("log_bytes") > 0.0);
+        let writes = metrics.count("log_write_seconds") + metrics.count("snapshot_write_seconds");
+        let syncs = metrics.count("log_sync_seconds");
+        assert!(syncs >= writes, "{syncs} syncs of {writes} writes");
+        commits += metrics.value("commit_seconds_count");
+        if leads(at) || at == before {
+            metrics.count("commit_seconds");
+        }
+        let documented = documented();
+        for (name, kind) in &metrics.kinds {
+            let known = documented.get(name).map(|(kind, _)| kind);
+            assert_eq!(known, Some(kind), "docs/metrics.md lacks {name}");
+        }
+        for (name, (_, has_labels)) in &documented {
+            let is_told = metrics.kinds.contains_key(name);
+            assert!(is_told || *has_labels, "{name} is not at /metrics");
+        }
+    }
+    assert!(commits >= 2.0 * JOBS as f64, "{commits} commits");
 }

@@ -44,6 +44,7 @@ pub(super) struct Metrics {
     cache_entries: IntGauge,
     blobs_pending: IntGauge,
     log_write_seconds: Histogram,
+    log_sync_seconds: Histogram,
     snapshot_write_seconds: Histogram,
     commit_seconds: Histogram,
     log_bytes: IntGauge,
@@ -99,6 +100,8 @@ impl Metrics {
             )?,
             log_write_seconds: made
                 .histogram("log_write_seconds", "Time of one synced log transaction")?,
+            log_sync_seconds: made
+                .histogram("log_sync_seconds", "Time of one sync of the log's file")?,
             snapshot_write_seconds: made.histogram(
                 "snapshot_write_seconds",
                 "Time of one synced transaction with a snapshot",
@@ -167,6 +170,11 @@ impl Metrics {
     /// Counts a write of the log.
     pub(super) fn log_write(&self, took: Duration) {
         self.log_write_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts the syncs of the log's file.
+    pub(super) fn log_syncs(&self) -> Histogram {
+        self.log_sync_seconds.clone()
     }
 
     /// Counts a write of a snapshot.

@@ -29,6 +29,7 @@ mod place;
 mod raft_thread;
 mod settings;
 mod take_up;
+mod timed_disk;
 mod workers;
 
 pub use settings::Settings;
@@ -47,6 +48,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
 use take_up::take_up;
+use timed_disk::TimedDisk;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Messages that wait for the leader thread; senders wait beyond that.
@@ -102,7 +104,8 @@ struct Running {
 /// Takes up what is stored and starts the threads.
 fn start(settings: Settings, place: Place, own: Membership) -> anyhow::Result<Running> {
     let name = place.identity.peer().name.clone();
-    let taken = take_up(&settings, own, name, place.address.clone())?;
+    let disk = TimedDisk::new(&settings.dir, place.metrics.log_syncs());
+    let taken = take_up(&settings, own, name, place.address.clone(), disk)?;
     let is_alone = taken.leader.state().members().len() == 1;
     let (inbox, messages) = mpsc::channel(INBOX);
     let inbox = Inbox::new(inbox);

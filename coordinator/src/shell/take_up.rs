@@ -3,6 +3,7 @@
 use super::member_file::{self, Membership};
 use super::random;
 use super::settings::Settings;
+use super::timed_disk::TimedDisk;
 use crate::consensus::{Consensus, NodeConfig, first_write};
 use crate::leader::{Leader, LeaderConfig, Secrets};
 use crate::state::State;
@@ -10,6 +11,7 @@ use crate::storage::{LogStore, RedbStore, Stored};
 use anyhow::Context as _;
 use evoring_protocol::peer::GroupId;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Id of the first member of every group.
 const FOUNDER: u64 = 1;
@@ -58,8 +60,9 @@ pub(super) fn take_up(
     own: Membership,
     name: String,
     address: String,
+    disk: TimedDisk,
 ) -> anyhow::Result<TakenUp> {
-    let mut store = RedbStore::open(&settings.dir)?;
+    let mut store = RedbStore::open_on(Arc::new(disk))?;
     let mut stored = store.load()?;
     if own.id == FOUNDER && stored == Stored::default() {
         found(&mut store, settings, own, &name, &address)?;
