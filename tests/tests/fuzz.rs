@@ -144,7 +144,7 @@ macro_rules! targets {
 
 targets! {
     worker_report worker_command client_request client_reply executor_command executor_report
-    peer_message peer_reply frames raft_message log_record call driver job_file identity batch state event text cluster_file report_file population
+    peer_message peer_reply snapshot_pieces frames raft_message log_record call driver job_file identity batch state event text cluster_file report_file population
     pictures_of_results npy npz idx picture weights checkpoint
 }
 

@@ -2,6 +2,8 @@
 //! bytes, or time that grows faster than its input, shows itself only there.
 
 use super::texts::CUT;
+use evoring_protocol::codec::encode;
+use evoring_protocol::peer::PeerMessage;
 
 /// Bytes of most crowds: their parts outweigh every constant of a target.
 const BYTES: usize = 1 << 20;
@@ -100,6 +102,7 @@ fn messages() -> Vec<Crowd> {
             list(&roster, &[1, b'w', 1], &[]),
         ),
         ("peer_message", "messages", list(&[2], &[0], &[])),
+        ("snapshot_pieces", "pieces", empty_pieces()),
         ("raft_message", "entries", entries),
         ("log_record", "entries", logged),
         (
@@ -125,6 +128,19 @@ fn messages() -> Vec<Crowd> {
             list(&[&[2], &network[..]].concat(), &[1], &[]),
         ),
     ]
+}
+
+/// A snapshot of nothing, in as many pieces as fit.
+fn empty_pieces() -> Vec<u8> {
+    let mut stream = super::seeds::of("snapshot_pieces")
+        .into_iter()
+        .find_map(|(name, bytes)| (name == "empty").then_some(bytes))
+        .expect("a seed of that name");
+    let piece = PeerMessage::SnapshotChunk(Vec::new());
+    let piece = encode(&piece).expect("an empty piece fits into a frame");
+    let count = BYTES / piece.len();
+    stream.extend(piece.repeat(count));
+    stream
 }
 
 fn job_files() -> Vec<Crowd> {

@@ -17,6 +17,7 @@ mod jobs;
 mod kernels;
 mod messages;
 pub mod mutate;
+mod pieces;
 pub mod seeds;
 mod storage;
 mod texts;
@@ -31,6 +32,7 @@ pub use messages::{
     client_reply, client_request, executor_command, executor_report, frames, peer_message,
     peer_reply, worker_command, worker_report,
 };
+pub use pieces::snapshot_pieces;
 pub use storage::log_record;
 pub use texts::{identity, text};
 
@@ -81,6 +83,7 @@ pub const TARGETS: &[Target] = &[
     strict("executor_report", executor_report, RESERVES, 40_000),
     strict("peer_message", peer_message, RESERVES, 40_000),
     strict("peer_reply", peer_reply, SMALL, 40_000),
+    strict("snapshot_pieces", snapshot_pieces, RESERVES, 20_000),
     strict("frames", frames, SMALL, 40_000),
     loose(
         "raft_message",

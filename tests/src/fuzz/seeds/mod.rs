@@ -34,6 +34,7 @@ pub fn of(target: &str) -> Vec<Seed> {
         "executor_report" => executors::executor_reports(),
         "peer_message" => peers::peer_messages(),
         "peer_reply" => peers::peer_replies(),
+        "snapshot_pieces" => peers::snapshots(),
         "raft_message" => raft::raft_messages(),
         "log_record" => raft::logs(),
         "frames" => clients::frames(),
