@@ -39,6 +39,49 @@ where
     from.deserialize_seq(AtMost::<T, MOST>(PhantomData))
 }
 
+/// An element that holds others.
+pub(crate) trait Holds {
+    /// How many.
+    fn held(&self) -> usize;
+}
+
+struct AtMostHeld<T, const MOST: usize, const HELD: usize>(PhantomData<T>);
+
+impl<'de, T, const MOST: usize, const HELD: usize> Visitor<'de> for AtMostHeld<T, MOST, HELD>
+where
+    T: Deserialize<'de> + Holds,
+{
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {MOST} elements that hold at most {HELD}")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
+        let (mut taken, mut held) = (Vec::new(), 0);
+        while let Some(element) = elements.next_element::<T>()? {
+            held += element.held();
+            if taken.len() == MOST || held > HELD {
+                let message = format!("more than {MOST} elements, or than {HELD} within them");
+                return Err(A::Error::custom(message));
+            }
+            taken.push(element);
+        }
+        Ok(taken)
+    }
+}
+
+/// For `deserialize_with`: a sequence of at most `MOST` elements, which hold at most `HELD` together.
+pub(crate) fn at_most_held<'de, D, T, const MOST: usize, const HELD: usize>(
+    from: D,
+) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Holds,
+{
+    from.deserialize_seq(AtMostHeld::<T, MOST, HELD>(PhantomData))
+}
+
 /// Bytes that are read: at most `MOST`.
 struct Taken<const MOST: usize>(Vec<u8>);
 

@@ -71,6 +71,8 @@ pub const REPORT_LINES: usize = 1_000;
 /// Leases in a hello. Each counts as 256 bytes and more against the half of a report that they may
 /// take together.
 pub const HELLO_LEASES: usize = WORKER_REPORT_BYTES / 2 / 256;
+/// Items of all leases in a hello: each counts as 10 bytes and more against the same half.
+pub const HELLO_ITEMS: usize = WORKER_REPORT_BYTES / 2 / 10;
 /// Ranks in a hello: what all slots of a worker run and queue, and results on their way.
 pub const HELLO_RANKS: usize = 16 * WORKER_SLOTS as usize;
 /// Jobs in one list.

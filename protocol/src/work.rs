@@ -1,7 +1,7 @@
 //! Work as it travels from the coordinator through an agent to an executor.
 
-use crate::bounded::{at_most, bytes, result_bytes};
-use crate::limits::{EXECUTOR_FRAME_BYTES, GANG_RANKS, INPUTS};
+use crate::bounded::{Holds, at_most, bytes, result_bytes};
+use crate::limits::{EXECUTOR_FRAME_BYTES, GANG_RANKS, INPUTS, LEASE_ITEMS};
 use crate::{
     Attempt, DemandId, Digest, ItemIndex, JobId, Rank, RosterNumber, SlotIndex, Step, Term,
     WorkerId,
@@ -77,7 +77,8 @@ pub struct Lease {
     pub job: JobId,
     /// The map.
     pub demand: DemandId,
-    /// The items.
+    /// The items, at most [`LEASE_ITEMS`].
+    #[serde(deserialize_with = "at_most::<_, _, LEASE_ITEMS>")]
     pub items: Vec<LeasedItem>,
     /// Holder.
     pub worker: WorkerId,
@@ -92,6 +93,12 @@ pub struct Lease {
     pub expiry_ms: u64,
     /// HMAC-SHA-256 over the fields above.
     pub mac: [u8; 32],
+}
+
+impl Holds for Lease {
+    fn held(&self) -> usize {
+        self.items.len()
+    }
 }
 
 /// What became of one item.

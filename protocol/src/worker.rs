@@ -4,9 +4,11 @@
 //! Reports with a `sequence` are kept by the agent until [`WorkerCommand::Acknowledge`] says
 //! that they are durable, and are sent again on the next connection.
 
-use crate::bounded::at_most;
+use crate::bounded::{at_most, at_most_held};
 use crate::client::LeaderHint;
-use crate::limits::{HELLO_LEASES, HELLO_RANKS, LEASE_ITEMS, REPORT_LINES};
+use crate::limits::{
+    HELLO_ITEMS, HELLO_LEASES, HELLO_RANKS, LEASE_ITEMS, REPORT_LINES, WORKER_SLOTS,
+};
 use crate::numerics::NumericsClass;
 use crate::work::{
     Assignment, Checkpoint, HeldRank, ItemOutcome, Lease, Roster, TrainingProgress, WorkError,
@@ -39,8 +41,9 @@ pub struct Hello {
     pub numerics: NumericsClass,
     /// Where the agent serves its metrics.
     pub metrics: Option<SocketAddr>,
-    /// Leases that still run or wait for delivery, at most [`HELLO_LEASES`].
-    #[serde(deserialize_with = "at_most::<_, _, HELLO_LEASES>")]
+    /// Leases that still run or wait for delivery, at most [`HELLO_LEASES`], of at most [`HELLO_ITEMS`]
+    /// together.
+    #[serde(deserialize_with = "at_most_held::<_, _, HELLO_LEASES, HELLO_ITEMS>")]
     pub leases: Vec<Lease>,
     /// Ranks that still run, at most [`HELLO_RANKS`].
     #[serde(deserialize_with = "at_most::<_, _, HELLO_RANKS>")]
@@ -54,7 +57,8 @@ pub enum WorkerReport {
     Hello(Hello),
     /// Sign of life, at the interval that the welcome names.
     Heartbeat {
-        /// Process ids of the executors by slot; 0 = starting again.
+        /// Process ids of the executors by slot, at most [`WORKER_SLOTS`]; 0 = starting again.
+        #[serde(deserialize_with = "at_most::<_, _, { WORKER_SLOTS as usize }>")]
         executors: Vec<u32>,
     },
     /// Outcomes of some or all items of a lease.

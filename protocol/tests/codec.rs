@@ -13,11 +13,13 @@ use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::peer::{PeerMessage, PeerReply, RAFT_MESSAGES};
 use evoring_protocol::work::{
-    Assignment, FailureCause, HeldRank, ItemOutcome, Kernel, Lease, Member, Roster, WorkError,
+    Assignment, FailureCause, HeldRank, ItemOutcome, Kernel, Lease, LeasedItem, Member, Roster,
+    WorkError,
 };
 use evoring_protocol::worker::{Hello, WorkerCommand, WorkerReport};
 use evoring_protocol::{
-    DemandId, Digest, ItemIndex, JobId, Rank, RosterNumber, SlotIndex, Term, WorkerId, limits,
+    Attempt, DemandId, Digest, ItemIndex, JobId, Rank, RosterNumber, SlotIndex, Term, WorkerId,
+    limits,
 };
 use proptest::prelude::*;
 use std::io::{self, Cursor, ErrorKind};
@@ -565,6 +567,61 @@ fn lists_of_the_coordinator_are_bounded() {
     };
     bound("leases", limits::HELLO_LEASES, |count| hello(count, 0));
     bound("ranks", limits::HELLO_RANKS, |count| hello(0, count));
+}
+
+/// Claim: as many executors and leased items as a worker may have are read, and not one more: neither of
+/// one lease nor of all leases of a hello together, each of which is small enough.
+/// Method: the most of each, and one more.
+#[test]
+fn what_workers_list_is_bounded() {
+    fn fits<M: Message>(message: &M) -> bool {
+        decode_body::<M>(&postcard::to_allocvec(message).unwrap()).is_ok()
+    }
+    let heartbeat = |executors: usize| WorkerReport::Heartbeat {
+        executors: vec![1; executors],
+    };
+    let slots = limits::WORKER_SLOTS as usize;
+    assert!(fits(&heartbeat(slots)) && !fits(&heartbeat(slots + 1)));
+    let item = LeasedItem {
+        index: ItemIndex(0),
+        attempt: Attempt(1),
+    };
+    let lease = |items: usize| Lease {
+        job: JobId(1),
+        demand: DemandId(1),
+        items: vec![item.clone(); items],
+        worker: WorkerId::new("w").unwrap(),
+        slot: SlotIndex(0),
+        term: Term(1),
+        number: 1,
+        expiry_ms: 0,
+        mac: [0; 32],
+    };
+    let results = |items: usize| WorkerReport::Results {
+        sequence: 1,
+        lease: lease(items),
+        outcomes: Vec::new(),
+    };
+    let most = limits::LEASE_ITEMS;
+    assert!(fits(&results(most)) && !fits(&results(most + 1)));
+    let hello = |items: usize| {
+        let whole = items / most;
+        let mut leases = vec![lease(most); whole];
+        leases.push(lease(items % most));
+        WorkerReport::Hello(Hello {
+            build: String::new(),
+            worker: WorkerId::new("w").unwrap(),
+            incarnation: 1,
+            process: 1,
+            host: String::new(),
+            slots: 1,
+            numerics: NumericsClass(String::new()),
+            metrics: None,
+            leases,
+            ranks: Vec::new(),
+        })
+    };
+    assert!(fits(&hello(limits::HELLO_ITEMS)) && !fits(&hello(limits::HELLO_ITEMS + 1)));
 }
 
 /// Claim: a header alone takes no memory for the body that it announces, and a body that ends early

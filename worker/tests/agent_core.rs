@@ -4,7 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use evoring_protocol::codec::{self, HEADER_BYTES};
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
+use evoring_protocol::limits::{HELLO_ITEMS, LEASE_ITEMS};
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::work::{
     Assignment, FailureCause, HeldRank, ItemOutcome, Kernel, Lease, LeasedItem, Roster, WorkError,
@@ -567,4 +569,26 @@ fn a_refused_agent_says_why() {
     );
     let actions = connected_core().handle(refuse(ErrorCode::NotReady), seconds(0));
     assert!(!actions.iter().any(|a| matches!(a, Action::Exit { .. })));
+}
+
+/// AGENT-6: whatever a worker holds, the coordinator can read its hello; what does not fit is told.
+/// Method: results of more leases of the most items than a hello may have, as a slot refuses most of them.
+#[test]
+fn a_hello_lists_no_more_than_is_taken() {
+    let mut core = connected_core();
+    let leases = HELLO_ITEMS / LEASE_ITEMS + 2;
+    for number in 1..=leases {
+        core.handle(grant(number as u64, LEASE_ITEMS as u32), seconds(0));
+    }
+    let actions = core.handle(Event::Connected { session: 2 }, seconds(1));
+    let [report @ WorkerReport::Hello(hello)] = sent(&actions)[..] else {
+        panic!("one hello")
+    };
+    let items: usize = hello.leases.iter().map(|lease| lease.items.len()).sum();
+    assert!(hello.leases.len() < leases && items > HELLO_ITEMS / 2);
+    let frame = codec::encode(report).unwrap();
+    let again = codec::decode_body::<WorkerReport>(&frame[HEADER_BYTES..]);
+    assert_eq!(again.as_ref(), Ok(report));
+    let is_told = |action: &Action| matches!(action, Action::Log(line) if line.contains("leases"));
+    assert!(actions.iter().any(is_told));
 }

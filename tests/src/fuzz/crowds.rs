@@ -36,6 +36,8 @@ fn messages() -> Vec<Crowd> {
     // Build, worker "w", incarnation, process, host, slots, class, no metrics.
     let hello = [0, 0, 1, b'w', 1, 1, 0, 1, 0, 0];
     let leased = list(&[&hello[..], &[1, 1, 1]].concat(), &[1, 1], &lease[3..]);
+    // As many as a lease may have.
+    let items = [&[0x80, 0x20][..], &[1, 1].repeat(4_096)].concat();
     // Job, demand, stage, kernel, payload, inputs.
     let assignment = [1, 1, 0, 0, 0, 0];
     let grant = [&[2][..], &lease, &assignment].concat();
@@ -60,6 +62,11 @@ fn messages() -> Vec<Crowd> {
         ("worker_report", "executors", list(&[1], &[1], &[])),
         ("worker_report", "leases", list(&hello, &lease, &[0])),
         ("worker_report", "leased items", [leased, vec![0]].concat()),
+        (
+            "worker_report",
+            "items of many leases",
+            list(&hello, &[&[1, 1], &items[..], &lease[3..]].concat(), &[0]),
+        ),
         (
             "worker_report",
             "ranks",

@@ -16,7 +16,7 @@ mod reports;
 use super::outbox::Outbox;
 use super::work::{Action, Class, Event, Profile, Running, Work};
 use evoring_protocol::SlotIndex;
-use evoring_protocol::limits::{HELLO_LEASES, HELLO_RANKS, WORKER_REPORT_BYTES};
+use evoring_protocol::limits::{HELLO_ITEMS, HELLO_LEASES, HELLO_RANKS, WORKER_REPORT_BYTES};
 #[cfg(evoring_plants)]
 use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::version::build_id;
@@ -35,6 +35,7 @@ const HELLO_LEASE_BYTES: usize = WORKER_REPORT_BYTES / 2;
 const LEASE_BYTES: usize = 256;
 const LEASED_ITEM_BYTES: usize = 10;
 const _: () = assert!(HELLO_LEASE_BYTES / LEASE_BYTES <= HELLO_LEASES);
+const _: () = assert!(HELLO_LEASE_BYTES / LEASED_ITEM_BYTES <= HELLO_ITEMS);
 
 #[derive(Debug, Default)]
 struct Slot {

@@ -1,6 +1,6 @@
 //! Reports that wait for their acknowledgement (`AGENT-1`).
 
-use evoring_protocol::limits::{RESULT_BYTES, WORKER_REPORT_BYTES};
+use evoring_protocol::limits::{LEASE_ITEMS, RESULT_BYTES, WORKER_REPORT_BYTES};
 use evoring_protocol::work::ItemOutcome;
 use evoring_protocol::worker::WorkerReport;
 use std::collections::BTreeMap;
@@ -12,6 +12,8 @@ use std::ops::Bound;
 pub const WINDOW: usize = 1024;
 /// Bytes of outcomes in one report; a lease and the frame's overhead need room beside them.
 const OUTCOME_BYTES: usize = WORKER_REPORT_BYTES / 4;
+/// Each outcome counts as [`RESULT_BYTES`] at least, so that no report has more of them than are taken.
+const _: () = assert!(OUTCOME_BYTES / RESULT_BYTES <= LEASE_ITEMS);
 
 /// Kept reports, by sequence number.
 #[derive(Debug)]
@@ -97,8 +99,23 @@ pub fn in_reports(outcomes: Vec<ItemOutcome>) -> Vec<Vec<ItemOutcome>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use evoring_protocol::work::{FailureCause, WorkError};
-    use evoring_protocol::{ItemIndex, JobId};
+    use evoring_protocol::codec::{self, HEADER_BYTES};
+    use evoring_protocol::work::{FailureCause, Lease, WorkError};
+    use evoring_protocol::{DemandId, ItemIndex, JobId, SlotIndex, Term, WorkerId};
+
+    fn lease() -> Lease {
+        Lease {
+            job: JobId(1),
+            demand: DemandId(1),
+            items: Vec::new(),
+            worker: WorkerId::new("w").unwrap(),
+            slot: SlotIndex(0),
+            term: Term(1),
+            number: 1,
+            expiry_ms: 0,
+            mac: [0; 32],
+        }
+    }
 
     fn log(sequence: u64) -> WorkerReport {
         WorkerReport::Log {
@@ -141,7 +158,7 @@ mod tests {
             message: "x".repeat(evoring_protocol::limits::TEXT_BYTES),
             cause: FailureCause::Failed,
         };
-        let all: Vec<ItemOutcome> = (0..4096)
+        let all: Vec<ItemOutcome> = (0..LEASE_ITEMS as u32)
             .map(|index| ItemOutcome {
                 index: ItemIndex(index),
                 result: Err(error.clone()),
@@ -164,5 +181,29 @@ mod tests {
                 .all(|part| !part.is_empty() && bytes(part) < WORKER_REPORT_BYTES / 2)
         );
         assert!(in_reports(Vec::new()).is_empty());
+    }
+
+    /// Claim: no report has more outcomes than the coordinator takes of one, however small they are.
+    /// Method: three leases' worth of empty results; the parts are decoded as the coordinator does.
+    #[test]
+    fn outcomes_are_few_enough() {
+        let outcome = |index| ItemOutcome {
+            index: ItemIndex(index),
+            result: Ok(Vec::new()),
+        };
+        let all: Vec<ItemOutcome> = (0..3 * LEASE_ITEMS as u32).map(outcome).collect();
+        let parts = in_reports(all.clone());
+        assert_eq!(parts.concat(), all);
+        for outcomes in parts {
+            assert!((1..=LEASE_ITEMS).contains(&outcomes.len()));
+            let report = WorkerReport::Results {
+                sequence: 1,
+                lease: lease(),
+                outcomes,
+            };
+            let frame = codec::encode(&report).unwrap();
+            let again = codec::decode_body::<WorkerReport>(&frame[HEADER_BYTES..]);
+            assert_eq!(again, Ok(report));
+        }
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::Context as _;
 use evoring_protocol::codec::write_frame;
 use evoring_protocol::executor::ExecutorReport;
-use evoring_protocol::limits::{EXECUTOR_FRAME_BYTES, TEXT_BYTES};
+use evoring_protocol::limits::{EXECUTOR_FRAME_BYTES, LEASE_ITEMS, TEXT_BYTES};
 use evoring_protocol::work::ItemOutcome;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const BATCH_TIME: Duration = Duration::from_millis(50);
 /// Most outcomes of one frame: each may hold an error text.
 const BATCH_OUTCOMES: usize = EXECUTOR_FRAME_BYTES / (2 * TEXT_BYTES);
+/// No frame has more of them than are taken.
+const _: () = assert!(BATCH_OUTCOMES <= LEASE_ITEMS);
 /// Reports that wait for the writer; then the kernels wait.
 const WAITING_REPORTS: usize = 1024;
 
