@@ -352,10 +352,11 @@ fn main() -> ExitCode {
         println!("never happened: {}", missing.join(", "));
     }
     println!(
-        "{}; {} power cuts of a whole group; {} bit flips and {} misdirected writes, {} of them found, \
-         {} in no live data; {} seeds run twice",
+        "{}; {} power cuts of a whole group, {} of them in the middle of a write; {} bit flips and {} \
+         misdirected writes, {} of them found, {} in no live data; {} seeds run twice",
         total.line(&settings),
         count(Sometimes::GroupPowerCut),
+        count(Sometimes::GroupPowerCutWhileWriting),
         count(Sometimes::BitFlipped),
         count(Sometimes::WriteMisdirected),
         count(Sometimes::CorruptionFound),

@@ -46,6 +46,8 @@ sometimes! {
     SyncFailed,
     /// The power of a whole group was cut.
     GroupPowerCut,
+    /// … while at least one of its coordinators wrote.
+    GroupPowerCutWhileWriting,
     /// The power of one machine was cut.
     PowerCut,
     /// A bit of a stored file was flipped.

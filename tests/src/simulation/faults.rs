@@ -19,6 +19,9 @@ const MISDIRECTED_EVERY: u64 = 5;
 const DAMAGES_AT: [u64; 7] = [5, 13, 22, 31, 39, 48, 56];
 /// … at which the power of all fails …
 const CUTS_AT: [u64; 3] = [18, 40, 62];
+/// Of these, so many in a million wait for a write of any coordinator, and come in the middle of it:
+/// between writes there is little to lose.
+const CUTS_IN_WRITES: u64 = 750_000;
 /// … and at which processes are replaced by those of a newer build.
 const UPGRADE_FROM: u64 = 15;
 
@@ -37,6 +40,8 @@ pub(super) enum Fault {
     /// A process whose store failed for good is started again.
     Replug(usize, u64),
     CutAll,
+    /// … now.
+    CutAllNow,
     Damage,
     Upgrade(usize),
     /// Members come and go.
@@ -53,6 +58,8 @@ pub(super) struct Faults {
     /// What failed so far; a fault that met nothing, such as the death of a process that was dead, is none.
     pub count: u64,
     is_calm: bool,
+    /// The power of all fails in the middle of the next write.
+    cuts_next_write: bool,
 }
 
 /// What may fail, with its weight.
@@ -159,13 +166,17 @@ impl World {
                 }
                 Ok(())
             }
-            Fault::CutAll if !self.faults.is_calm => self.cut_all(),
+            Fault::CutAll if !self.faults.is_calm && self.dice.chance(CUTS_IN_WRITES) => {
+                self.faults.cuts_next_write = true;
+                Ok(())
+            }
+            Fault::CutAll | Fault::CutAllNow if !self.faults.is_calm => self.cut_all(),
             Fault::Damage if !self.faults.is_calm => self.damage(),
             Fault::Wipe if !self.faults.is_calm => {
                 self.wipe_one();
                 Ok(())
             }
-            Fault::CutAll | Fault::Damage | Fault::Wipe => Ok(()),
+            Fault::CutAll | Fault::CutAllNow | Fault::Damage | Fault::Wipe => Ok(()),
             Fault::Upgrade(host) => self.upgrade(host),
             Fault::Churn => {
                 self.churn();
@@ -432,9 +443,23 @@ impl World {
         });
     }
 
+    /// A coordinator has begun a write, which takes so long.
+    pub(super) fn write_begins(&mut self, takes_us: u64) {
+        if std::mem::take(&mut self.faults.cuts_next_write) {
+            let wait = self.dice.below(takes_us);
+            self.after(wait, Happening::Fault(Fault::CutAllNow));
+        }
+    }
+
     /// The power of all machines fails at once.
     fn cut_all(&mut self) -> Checked {
         self.strikes(Sometimes::GroupPowerCut);
+        let mut processes = self.hosts.iter().filter_map(|host| host.process.as_ref());
+        if processes.any(super::process::Process::is_writing) {
+            self.watch
+                .counters
+                .hit(Sometimes::GroupPowerCutWhileWriting);
+        }
         for host in 0..self.hosts.len() {
             let seed = self.dice.next();
             self.hosts[host].backlog = None;

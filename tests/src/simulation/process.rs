@@ -402,6 +402,11 @@ impl Process {
         self.snapshot.as_ref()
     }
 
+    /// Whether a write is on its way to the disk.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_some() && self.broken.is_none()
+    }
+
     /// Writes that wait.
     pub(super) fn waiting_writes(&self) -> usize {
         self.waiting.len()
