@@ -123,9 +123,10 @@ impl World {
         }
         let index = self.dice.below(self.known_jobs.len() as u64) as usize;
         let KnownJob { key, job } = *self.known_jobs.get(index)?;
-        Some(match self.dice.below(100) {
-            0..=1 => Request::Cancel { job, key },
-            2..=30 => {
+        let cancels = self.plan.load.cancels;
+        Some(match self.dice.below(1_000) {
+            choice if choice < cancels => Request::Cancel { job, key },
+            ..=310 => {
                 self.labels += 1;
                 Request::Label {
                     job,
@@ -219,7 +220,7 @@ impl World {
         process.tickets.insert(ticket, (client, number));
         let command = match request {
             Request::Submit { key } => {
-                let Some(submission) = made_up::submission(key) else {
+                let Some(submission) = made_up::submission(key, self.plan.load.is_heavy) else {
                     return Ok(());
                 };
                 let event = leader::Event::Submit {

@@ -36,6 +36,14 @@ sometimes! {
     BadWeather,
     /// A coordinator stood still.
     ProcessPaused,
+    /// All coordinators were ended, and came back minutes later.
+    AllEnded,
+    /// All coordinators stood still for minutes.
+    AllPaused,
+    /// A job was submitted just before nothing fails any more.
+    LateJob,
+    /// An item took longer than its lease allows.
+    ItemHung,
     /// A clock jumped.
     ClockJumped,
     /// A disk stood still.

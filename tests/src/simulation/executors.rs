@@ -1,9 +1,12 @@
 //! A model of executors: they compute made-up results, which takes time, and die.
 
 use super::agents::AgentEvent;
+use super::counters::Sometimes;
 use super::invariants::{Checked, slots};
 use super::made_up::{compute, trained};
+use super::trace::of_bytes;
 use super::world::{Happening, MS, SECOND, World};
+use crate::random::mix;
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
 use evoring_protocol::work::{Assignment, FailureCause, ItemOutcome, TrainingProgress, WorkError};
 use evoring_protocol::{ItemIndex, Rank, SlotIndex, Step};
@@ -11,9 +14,16 @@ use evoring_worker::agent::work::Event;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 
-/// Steps of every training, and those between checkpoints.
-const STEPS: u64 = 40;
+/// Steps between checkpoints, and between two looks at a training.
 const CHECKPOINT_STEPS: u64 = 10;
+const LOOK_STEPS: u64 = 5;
+/// While its peers are absent, a rank looks for them this often.
+const WAIT_US: (u64, u64) = (20 * MS, 150 * MS);
+/// Of larger jobs' items, one in so many hangs: it takes longer than its lease allows at first …
+const HANGS_EVERY: u64 = 400;
+const HANGS_US: (u64, u64) = (65 * SECOND, 130 * SECOND);
+/// … unless nothing shall fail so soon.
+const HANGS_UNTIL_US: u64 = 150 * SECOND;
 /// A rank waits for its peers no longer than this.
 const PATIENCE_US: u64 = 2 * SECOND;
 
@@ -130,7 +140,12 @@ impl World {
         slots::given(&name, slot, executor.order.as_ref(), &order)?;
         let (process, task) = (executor.process, order.task());
         executor.order = Some(order);
-        self.next_step(index, slot.0 as usize, process, task, 0);
+        let first = match &executor.order {
+            Some(Order::Items { left, .. }) => left.front().map(|(_, bytes)| of_bytes(bytes)),
+            _ => None,
+        };
+        let takes = first.map_or(WAIT_US, |item| self.item_takes(item));
+        self.next_step(index, slot.0 as usize, process, task, takes);
         Ok(())
     }
 
@@ -141,9 +156,27 @@ impl World {
         self.after(delay, Happening::Agent(index, incarnation, event));
     }
 
-    fn next_step(&mut self, index: usize, slot: usize, process: u32, task: u64, least: u64) {
+    /// How long an item takes, by a hash of it. Some hang, whoever computes them.
+    fn item_takes(&mut self, item: u64) -> (u64, u64) {
+        let load = self.plan.load;
+        let may_hang = load.is_heavy && self.now + HANGS_UNTIL_US < self.plan.calm_us;
+        if may_hang && mix(item ^ self.plan.seed).is_multiple_of(HANGS_EVERY) {
+            self.watch.counters.hit(Sometimes::ItemHung);
+            return HANGS_US;
+        }
+        load.item_us
+    }
+
+    fn next_step(
+        &mut self,
+        index: usize,
+        slot: usize,
+        process: u32,
+        task: u64,
+        (least, most): (u64, u64),
+    ) {
         let incarnation = self.agents[index].incarnation;
-        let delay = least + self.dice.between(20 * MS, 150 * MS);
+        let delay = self.dice.between(least, most);
         let event = AgentEvent::Step(slot, process, task);
         self.after(delay, Happening::Agent(index, incarnation, event));
     }
@@ -177,21 +210,23 @@ impl World {
                 let Some((item, bytes)) = left.pop_front() else {
                     return Ok(());
                 };
-                let is_last = left.is_empty();
+                let next = left.front().map(|(_, bytes)| of_bytes(bytes));
                 let result = compute(assignment.kernel, &assignment.payload, &bytes);
                 let outcomes = vec![ItemOutcome {
                     index: item,
                     result,
                 }];
-                if is_last {
-                    executor.order = None;
-                } else {
-                    self.next_step(index, slot, process, task, 0);
+                match next {
+                    None => executor.order = None,
+                    Some(item) => {
+                        let takes = self.item_takes(item);
+                        self.next_step(index, slot, process, task, takes);
+                    }
                 }
                 self.says(index, slot, ExecutorReport::Items { task, outcomes })?;
-                match is_last {
-                    true => self.says(index, slot, ExecutorReport::ItemsDone { task }),
-                    false => Ok(()),
+                match next {
+                    None => self.says(index, slot, ExecutorReport::ItemsDone { task }),
+                    Some(_) => Ok(()),
                 }
             }
             Some(Order::Rank { task: running, .. }) if *running == task => {
@@ -224,13 +259,14 @@ impl World {
             return self.says(index, slot, ExecutorReport::RankFailed { task, error });
         }
         if !is_complete {
-            self.next_step(index, slot, process, task, 0);
+            self.next_step(index, slot, process, task, WAIT_US);
             return Ok(());
         }
-        *step += CHECKPOINT_STEPS / 2;
+        *step += LOOK_STEPS;
         let (step, rank) = (*step, *rank);
         let result = trained(&assignment.payload);
-        if step >= STEPS {
+        let steps = self.plan.load.steps;
+        if step >= steps {
             if let Some(executor) = self.executor(index, slot, process) {
                 executor.order = None;
             }
@@ -246,10 +282,11 @@ impl World {
             };
             return self.says(index, slot, report);
         }
-        self.next_step(index, slot, process, task, 200 * MS);
+        let takes = self.plan.load.steps_us;
+        self.next_step(index, slot, process, task, takes);
         let progress = TrainingProgress {
             step,
-            steps: STEPS,
+            steps,
             loss: 1.0,
         };
         self.says(index, slot, ExecutorReport::Progress { task, progress })?;

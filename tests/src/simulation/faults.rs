@@ -48,6 +48,10 @@ pub(super) enum Fault {
     Churn,
     /// A member loses its disk.
     Wipe,
+    /// All coordinators are away.
+    AllAway,
+    AgentDies(usize),
+    LateJob,
     /// Queues are looked at.
     Look,
 }
@@ -58,6 +62,8 @@ pub(super) struct Faults {
     /// What failed so far; a fault that met nothing, such as the death of a process that was dead, is none.
     pub count: u64,
     is_calm: bool,
+    /// No coordinator's process starts before.
+    pub away_until: u64,
     /// The power of all fails in the middle of the next write.
     cuts_next_write: bool,
 }
@@ -117,6 +123,9 @@ impl World {
             let times = [5, 15, 25, 35, 45, 55];
             planned.extend(times.map(|percent| (share(percent), Fault::Churn)));
             planned.push((share(self.dice.between(10, 60)), Fault::Wipe));
+        }
+        if self.plan.load.is_heavy {
+            self.make_outages();
         }
         for (time, fault) in planned {
             let time = time + self.dice.below(5 * SECOND);
@@ -182,6 +191,18 @@ impl World {
                 self.churn();
                 Ok(())
             }
+            Fault::AllAway => {
+                self.all_away();
+                Ok(())
+            }
+            Fault::AgentDies(agent) => {
+                self.agent_dies(agent);
+                Ok(())
+            }
+            Fault::LateJob => {
+                self.late_job();
+                Ok(())
+            }
             Fault::Look => {
                 self.after(SECOND, Happening::Fault(Fault::Look));
                 super::invariants::bounds::now(self)
@@ -190,7 +211,7 @@ impl World {
     }
 
     /// Something fails.
-    fn strikes(&mut self, what: Sometimes) {
+    pub(super) fn strikes(&mut self, what: Sometimes) {
         self.watch.counters.hit(what);
         self.faults.count += 1;
     }
@@ -241,10 +262,7 @@ impl World {
             }
             Kind::KillAgent => {
                 let agent = self.dice.below(self.agents.len() as u64) as usize;
-                if self.agents[agent].core.is_some() {
-                    self.strikes(Sometimes::AgentKilled);
-                    self.kill_agent(agent);
-                }
+                self.agent_dies(agent);
             }
             Kind::KillExecutor => return self.kill_executor(),
             Kind::BreakLink => {
@@ -382,14 +400,21 @@ impl World {
     /// A machine stands still; what comes meanwhile waits.
     fn pause(&mut self, host: usize) {
         let length = self.dice.wait(4 * SECOND).min(30 * SECOND);
+        if self.pause_for(host, length) {
+            self.strikes(Sometimes::ProcessPaused);
+        }
+    }
+
+    /// Whether it did not stand still before.
+    pub(super) fn pause_for(&mut self, host: usize, length: u64) -> bool {
         let machine = &mut self.hosts[host];
         if machine.backlog.is_some() || machine.process.is_none() {
-            return;
+            return false;
         }
         machine.backlog = Some(Vec::new());
         machine.paused_at = self.now;
-        self.strikes(Sometimes::ProcessPaused);
         self.after(length, Happening::Resume(host));
+        true
     }
 
     /// Keeps what happens to a machine that stands still.

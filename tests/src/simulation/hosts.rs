@@ -178,7 +178,8 @@ impl World {
         let Some(id) = host.id.filter(|_| host.process.is_none()) else {
             return Ok(());
         };
-        if matches!(host.absence, Absence::Retired | Absence::Corrupt) {
+        let is_away = self.now < self.faults.away_until;
+        if is_away || matches!(host.absence, Absence::Retired | Absence::Corrupt) {
             return Ok(());
         }
         let birth = Birth {

@@ -1,4 +1,4 @@
-//! A small job, and made-up results for it: pure functions of what a kernel is asked.
+//! A small job and a larger one, and made-up results for them: pure functions of what a kernel is asked.
 
 use evoring_coordinator::state::Submission;
 use evoring_jobs::calls::{
@@ -13,8 +13,10 @@ use std::sync::OnceLock;
 
 /// Jobs that differ in their random seed.
 const VARIANTS: u64 = 3;
+/// Generations of a small job and of a larger one.
+const GENERATIONS: [u64; 2] = [2, 4];
 
-fn job_file(seed: u64) -> String {
+fn job_file(seed: u64, generations: u64) -> String {
     format!(
         r#"
 name = "made-up-{seed}"
@@ -38,7 +40,7 @@ layers = [
 ]
 [search]
 population = 8
-generations = 2
+generations = {generations}
 min_compression = 2
 finalists = 2
 [baselines]
@@ -47,20 +49,25 @@ l1_allocations = 2
     )
 }
 
-fn specs() -> &'static [JobSpec] {
-    static SPECS: OnceLock<Vec<JobSpec>> = OnceLock::new();
-    SPECS.get_or_init(|| {
-        let parsed = |seed| {
-            parse("made-up.toml", &job_file(seed))
+fn specs(is_large: bool) -> &'static [JobSpec] {
+    static SPECS: OnceLock<[Vec<JobSpec>; 2]> = OnceLock::new();
+    let made = SPECS.get_or_init(|| {
+        let parsed = |seed, generations| {
+            parse("made-up.toml", &job_file(seed, generations))
                 .unwrap_or_else(|error| panic!("the made-up job is refused: {error}"))
         };
-        (1..=VARIANTS).map(parsed).collect()
-    })
+        GENERATIONS.map(|generations| {
+            (1..=VARIANTS)
+                .map(|seed| parsed(seed, generations))
+                .collect()
+        })
+    });
+    &made[usize::from(is_large)]
 }
 
 /// A submission with this key.
-pub(super) fn submission(key: u64) -> Option<Submission> {
-    let specs = specs();
+pub(super) fn submission(key: u64, is_large: bool) -> Option<Submission> {
+    let specs = specs(is_large);
     let spec = specs.get((key % specs.len() as u64) as usize)?.clone();
     Some(Submission {
         key: submission_key(key),

@@ -22,6 +22,7 @@ pub mod invariants;
 mod links;
 mod made_up;
 mod network;
+mod outages;
 mod peers;
 mod plan;
 #[cfg(evoring_plants)]

@@ -4,7 +4,7 @@ use super::Setup;
 use super::dice::Dice;
 use super::hosts::Store;
 use super::invariants::Violation;
-use super::world::SECOND;
+use super::world::{MS, SECOND};
 use evoring_coordinator::state::{Batch, Command, NEWEST_RECORDS, OLDEST_RECORDS, State};
 use evoring_protocol::peer::GroupId;
 
@@ -20,10 +20,45 @@ const ROGUE_EVERY: u64 = 4;
 /// In one seed of so many, the threads of coordinators take their time.
 const SLOW_EVERY: u64 = 3;
 
+/// In one seed of so many, work takes long, so that it is under way whenever something fails …
+const HEAVY_EVERY: u64 = 3;
+/// … if the calm part is long enough for it to end.
+const HEAVY_MINUTES: u64 = 10;
+
 /// A number that follows from a seed, and has nothing to do with what else is chosen by it.
 fn share_of(seed: u64, what: u64) -> u64 {
     crate::random::mix(seed ^ what << 56)
 }
+
+/// How long work takes; times are the shortest and the longest.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    pub is_heavy: bool,
+    /// Of one item.
+    pub item_us: (u64, u64),
+    /// Of the steps between two looks at a training, five of them.
+    pub steps_us: (u64, u64),
+    /// Steps of a training.
+    pub steps: u64,
+    /// Of what clients do, so many in a thousand is that they cancel a job.
+    pub cancels: u64,
+}
+
+const LIGHT: Load = Load {
+    is_heavy: false,
+    item_us: (20 * MS, 150 * MS),
+    steps_us: (220 * MS, 350 * MS),
+    steps: 40,
+    cancels: 20,
+};
+
+const HEAVY: Load = Load {
+    is_heavy: true,
+    item_us: (100 * MS, 1_200 * MS),
+    steps_us: (400 * MS, 1_000 * MS),
+    steps: 80,
+    cancels: 2,
+};
 
 /// A seed's decisions.
 #[derive(Debug, Clone)]
@@ -39,6 +74,7 @@ pub(super) struct Plan {
     pub slots: u32,
     pub clients: u64,
     pub jobs: u64,
+    pub load: Load,
     pub store: Store,
     /// Mean time between faults; never, if absent.
     pub fault_every_us: Option<u64>,
@@ -79,6 +115,12 @@ impl Plan {
         };
         // One seed in ten is calm; the others have a fault each two to twelve seconds.
         let fault_every_us = (!dice.chance(100_000)).then(|| dice.between(2, 12) * SECOND);
+        let is_heavy = share_of(seed, 5).is_multiple_of(HEAVY_EVERY);
+        let load = match is_heavy && setup.minutes >= HEAVY_MINUTES {
+            true => HEAVY,
+            false => LIGHT,
+        };
+        let most_jobs = if load.is_heavy { 3 } else { u64::MAX };
         Self {
             seed,
             end_us,
@@ -92,7 +134,8 @@ impl Plan {
             agents: dice.between(2, 3),
             slots: dice.between(1, 2) as u32,
             clients: dice.between(2, 3),
-            jobs: dice.between(2, 5),
+            jobs: dice.between(2, 5).min(most_jobs),
+            load,
             store: if uses_redb {
                 Store::Redb
             } else {
