@@ -13,8 +13,12 @@ use evoring_protocol::client::JobView;
 use evoring_protocol::{ErrorCode, JobId, RemoteError};
 use std::collections::VecDeque;
 
-/// A client gives up a request after this.
-const PATIENCE_US: u64 = 3 * SECOND;
+/// How long clients hurry, once they do …
+const HURRY_US: u64 = 1_500 * MS;
+/// … the pause between two requests then …
+const HURRIED_PAUSE_US: (u64, u64) = (MS, 20 * MS);
+/// … and the chance, in millionths, that the next one goes to anybody.
+const HURRIED_ELSEWHERE: u64 = 400_000;
 /// Share of a run in which jobs are submitted, in percent.
 const SUBMITTING_PERCENT: u64 = 50;
 /// Name of the one label that clients set.
@@ -72,7 +76,7 @@ impl World {
                 asks_again: false,
                 has_copies: false,
                 number: 0,
-                target: index,
+                target: index % self.hosts.len().max(1),
                 tasks: VecDeque::new(),
             });
             let delay = self.dice.between(SECOND / 2, 3 * SECOND);
@@ -123,7 +127,11 @@ impl World {
         }
         let index = self.dice.below(self.known_jobs.len() as u64) as usize;
         let KnownJob { key, job } = *self.known_jobs.get(index)?;
-        let cancels = self.plan.load.cancels;
+        let cancels = if self.hurries() {
+            0
+        } else {
+            self.plan.load.cancels
+        };
         Some(match self.dice.below(1_000) {
             choice if choice < cancels => Request::Cancel { job, key },
             ..=310 => {
@@ -145,7 +153,7 @@ impl World {
         };
         client.number += 1;
         let (number, host) = (client.number, client.target);
-        self.after(PATIENCE_US, Happening::Impatience(index, number));
+        self.after(self.plan.patience_us, Happening::Impatience(index, number));
         let (from, to) = (Place::client(index), Place::host(host));
         let [time, _] = self
             .network
@@ -193,8 +201,31 @@ impl World {
         self.thinks(index);
     }
 
+    /// Something fails: in some seeds all clients ask and label as fast as they can, on both sides of it.
+    pub(super) fn clients_hurry(&mut self) {
+        if !self.plan.hurry || self.now < self.hurry_until || self.dice.chance(500_000) {
+            return;
+        }
+        self.watch.counters.hit(Sometimes::ClientsHurried);
+        self.hurry_until = self.now + HURRY_US;
+        for index in 0..self.plan.clients as usize {
+            let wait = self.dice.below(HURRIED_PAUSE_US.1);
+            self.after(wait, Happening::ClientWakes(index));
+        }
+    }
+
+    fn hurries(&self) -> bool {
+        self.now < self.hurry_until
+    }
+
     fn thinks(&mut self, index: usize) {
-        let delay = self.dice.wait(SECOND).max(20 * MS);
+        let delay = match self.hurries() {
+            true => self.dice.between(HURRIED_PAUSE_US.0, HURRIED_PAUSE_US.1),
+            false => self.dice.wait(SECOND).max(20 * MS),
+        };
+        if self.hurries() && self.dice.chance(HURRIED_ELSEWHERE) {
+            self.clients[index].target = self.dice.below(self.hosts.len() as u64) as usize;
+        }
         self.after(delay, Happening::ClientWakes(index));
     }
 

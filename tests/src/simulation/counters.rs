@@ -104,6 +104,8 @@ sometimes! {
     ClientSentElsewhere,
     /// A client's request got no answer.
     RequestTimedOut,
+    /// Something failed, and all clients asked and labelled as fast as they could.
+    ClientsHurried,
     /// A submission was known already.
     SubmissionKnown,
     /// An agent was sent to another coordinator.

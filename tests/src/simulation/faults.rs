@@ -229,7 +229,11 @@ impl World {
         }
         let host = self.dice.below(self.hosts.len() as u64) as usize;
         let length = self.dice.wait(4 * SECOND);
-        match self.dice.pick(&kinds).unwrap_or(Kind::Kill) {
+        let kind = self.dice.pick(&kinds).unwrap_or(Kind::Kill);
+        if matches!(kind, Kind::Partition | Kind::OneWay | Kind::Pause) {
+            self.clients_hurry();
+        }
+        match kind {
             Kind::Kill => self.kill(host),
             Kind::Power => {
                 let seed = self.dice.next();
@@ -399,7 +403,12 @@ impl World {
 
     /// A machine stands still; what comes meanwhile waits.
     fn pause(&mut self, host: usize) {
-        let length = self.dice.wait(4 * SECOND).min(30 * SECOND);
+        // Short enough that it may not notice it, and long enough that others elect a leader.
+        let is_short = self.plan.hurry && self.dice.chance(500_000);
+        let length = match is_short {
+            true => self.dice.between(300 * MS, 1_200 * MS),
+            false => self.dice.wait(4 * SECOND).min(30 * SECOND),
+        };
         if self.pause_for(host, length) {
             self.strikes(Sometimes::ProcessPaused);
         }

@@ -25,6 +25,14 @@ const HEAVY_EVERY: u64 = 3;
 /// … if the calm part is long enough for it to end.
 const HEAVY_MINUTES: u64 = 10;
 
+/// How long clients wait for an answer, in one seed or another: those who wait long see little of
+/// what happens between two leaders.
+const PATIENCE_US: [u64; 4] = [100 * MS, 400 * MS, SECOND, 3 * SECOND];
+
+/// In one seed of so many, there are more clients, and all hurry when something fails.
+const HURRY_EVERY: u64 = 3;
+const HURRIED_CLIENTS: u64 = 2;
+
 /// A number that follows from a seed, and has nothing to do with what else is chosen by it.
 fn share_of(seed: u64, what: u64) -> u64 {
     crate::random::mix(seed ^ what << 56)
@@ -73,6 +81,10 @@ pub(super) struct Plan {
     pub agents: u64,
     pub slots: u32,
     pub clients: u64,
+    /// Clients give up a request after this.
+    pub patience_us: u64,
+    /// Whether they hurry when something fails.
+    pub hurry: bool,
     pub jobs: u64,
     pub load: Load,
     pub store: Store,
@@ -120,6 +132,7 @@ impl Plan {
             true => HEAVY,
             false => LIGHT,
         };
+        let hurry = share_of(seed, 7).is_multiple_of(HURRY_EVERY);
         let most_jobs = if load.is_heavy { 3 } else { u64::MAX };
         Self {
             seed,
@@ -133,7 +146,9 @@ impl Plan {
             },
             agents: dice.between(2, 3),
             slots: dice.between(1, 2) as u32,
-            clients: dice.between(2, 3),
+            clients: dice.between(2, 3) + if hurry { HURRIED_CLIENTS } else { 0 },
+            patience_us: PATIENCE_US[(share_of(seed, 6) % PATIENCE_US.len() as u64) as usize],
+            hurry,
             jobs: dice.between(2, 5).min(most_jobs),
             load,
             store: if uses_redb {

@@ -118,6 +118,8 @@ pub(super) struct World {
     pub known_jobs: Vec<KnownJob>,
     pub submitted: u64,
     pub labels: u64,
+    /// Until when clients hurry.
+    pub hurry_until: u64,
     /// Whether everything is printed.
     pub is_told: bool,
     pub(super) last_connection: u64,
@@ -146,6 +148,7 @@ impl World {
             known_jobs: Vec::new(),
             submitted: 0,
             labels: 0,
+            hurry_until: 0,
             is_told: setup.is_told,
             watch: Watch::new(first.clone(), plan.rogue),
             last_connection: 0,
