@@ -74,12 +74,18 @@ sometimes! {
     MemberAdded,
     /// A member was removed.
     MemberRemoved,
+    /// A learner got a vote.
+    LearnerPromoted,
+    /// A leader took office in a joint configuration, and it was left in its term.
+    JointInherited,
     /// A removed member stopped itself.
     RemovedStopped,
     /// A leader was asked to hand over.
     HandOver,
     /// A leader whose disk was full gave way to a member whose disk was not.
     GaveWay,
+    /// A leader gave way because its disk was slow.
+    SlowDiskGaveWay,
     /// Consensus took several events at once.
     EventsTogether,
     /// A leader was elected.
@@ -90,6 +96,10 @@ sometimes! {
     ProposalRefused,
     /// A snapshot was taken.
     SnapshotTaken,
+    /// A snapshot was made for a follower that none of those that were there would do for.
+    SnapshotWanted,
+    /// Entries replaced others in a follower's log.
+    TailOverwritten,
     /// A leader's snapshot was installed.
     SnapshotInstalled,
     /// A snapshot was lost on its way.
@@ -120,6 +130,14 @@ sometimes! {
     Forged,
     /// An item's report came after its result was known.
     DuplicateReport,
+    /// An item was to be run again.
+    ItemRetried,
+    /// A lease expired on a worker that lived.
+    LeaseExpired,
+    /// A lease was slow, and its items were given to another slot too.
+    CopyGranted,
+    /// A gang's roster ended so that it could get more ranks.
+    GangGrown,
     /// A gang got another roster.
     RosterReplaced,
     /// An old roster's report was ignored.

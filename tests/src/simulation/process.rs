@@ -11,11 +11,17 @@ use evoring_coordinator::scheduler::{ConnectionId, Now};
 use evoring_coordinator::state::{Member, Outcome, State};
 use evoring_coordinator::storage::{LogStore, LogWrite, SnapshotRecord, StorageError, WriteQueue};
 use evoring_protocol::Digest;
+use evoring_protocol::event::EventKind;
 use evoring_protocol::peer::PeerHealth;
 use evoring_protocol::version::build_id;
 use evoring_protocol::worker::WorkerCommand;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A write that is not durable by then is what makes a leader hand over …
+const SLOW_WRITE_MS: u64 = 1_000;
+/// … unless somebody asked it to, so long ago at most.
+const ASKED_MS: u64 = 3_000;
 
 /// What one of the cores hears.
 #[derive(Debug)]
@@ -100,6 +106,10 @@ pub(super) struct Process {
     pub started_us: u64,
     /// Monotonic time at which a tick of the leader is scheduled.
     pub tick_at_ms: u64,
+    /// Writes of consensus that are not durable, and since when, in milliseconds of its clock.
+    handed_out: VecDeque<(u64, u64)>,
+    /// When it was asked to hand over last.
+    asked_ms: Option<u64>,
 }
 
 impl Process {
@@ -153,6 +163,8 @@ impl Process {
             last_ticket: 0,
             started_us: now_us,
             tick_at_ms: 0,
+            handed_out: VecDeque::new(),
+            asked_ms: None,
         };
         process
             .consensus
@@ -174,6 +186,9 @@ impl Process {
         watch: &mut Watch,
         out: &mut Vec<Output>,
     ) -> Checked {
+        if matches!(input, Input::Raft(consensus::Event::HandOver)) {
+            self.asked_ms = Some(now.mono_ms);
+        }
         match input {
             Input::Raft(event) => self.for_consensus.push_back(event),
             Input::Lead(event) => self.for_leader.push_back(event),
@@ -211,7 +226,7 @@ impl Process {
                     watch.counters.hit(Sometimes::EventsTogether);
                 }
                 for action in self.consensus.handle_all(events) {
-                    self.of_consensus(action, watch, out)?;
+                    self.of_consensus(action, now, watch, out)?;
                 }
                 watch.after_consensus(&self.birth, &self.consensus)
             }
@@ -238,17 +253,22 @@ impl Process {
     fn of_consensus(
         &mut self,
         action: consensus::Action,
+        now: Now,
         watch: &mut Watch,
         out: &mut Vec<Output>,
     ) -> Checked {
         use consensus::Action;
         let event = match action {
             Action::Persist { token, write } => {
+                self.handed_out.push_back((token, now.mono_ms));
                 self.waiting.push(token, write);
                 return Ok(());
             }
             Action::Send(message) => {
                 watch.sends(&self.birth, &message)?;
+                if message.msg_type() == MessageType::MsgTimeoutNow && self.gives_way(now) {
+                    watch.counters.hit(Sometimes::SlowDiskGaveWay);
+                }
                 out.push(Output::Send(message));
                 return Ok(());
             }
@@ -262,11 +282,14 @@ impl Process {
                 return Ok(());
             }
             Action::Membership(membership) => {
-                return watch.membership(&self.birth, &membership);
+                return watch.membership(&self.birth, &self.consensus, &membership);
             }
             Action::Apply(entries) => leader::Event::Committed(entries),
             Action::Install { index, term, data } => leader::Event::Installed { index, term, data },
-            Action::WantSnapshot { index } => leader::Event::SnapshotWanted { index },
+            Action::WantSnapshot { index } => {
+                watch.counters.hit(Sometimes::SnapshotWanted);
+                leader::Event::SnapshotWanted { index }
+            }
             Action::ReadReady { token, index } => leader::Event::ReadReady { token, index },
             Action::ReadFailed { token } => leader::Event::ReadFailed { token },
             Action::Leader(id) => leader::Event::Leader(id),
@@ -325,10 +348,26 @@ impl Process {
                 out.push(Output::StoreBlob(digest));
                 return Ok(());
             }
-            Action::Event { .. } | Action::Log { .. } => return Ok(()),
+            Action::Event { kind, .. } => {
+                if matches!(kind, EventKind::LeaseGranted { is_copy: true, .. }) {
+                    watch.counters.hit(Sometimes::CopyGranted);
+                }
+                return Ok(());
+            }
+            Action::Log { .. } => return Ok(()),
         };
         self.for_consensus.push_back(event);
         Ok(())
+    }
+
+    /// Whether it hands over because of its disk: nobody asked for it, and a write takes very long.
+    fn gives_way(&self, now: Now) -> bool {
+        let since = |ms: u64| now.mono_ms.saturating_sub(ms);
+        let was_asked = self.asked_ms.is_some_and(|ms| since(ms) < ASKED_MS);
+        let oldest = self.handed_out.front();
+        !was_asked
+            && self.broken.is_none()
+            && oldest.is_some_and(|(_, ms)| since(*ms) > SLOW_WRITE_MS)
     }
 
     /// Begins the next write, if one waits and the disk is free.
@@ -349,6 +388,13 @@ impl Process {
         match self.store.write(&write) {
             Ok(()) => {
                 watch.durable(&self.birth, &write)?;
+                while self
+                    .handed_out
+                    .front()
+                    .is_some_and(|(first, _)| *first <= token)
+                {
+                    self.handed_out.pop_front();
+                }
                 if let Some(snapshot) = write.snapshot {
                     self.snapshot = Some(snapshot);
                 }

@@ -46,6 +46,11 @@ impl Items {
                 continue;
             };
             for report in outcomes {
+                // The scheduler's own words: the log has no other sign of it.
+                if matches!(&report.outcome, Err(error) if error.message.contains("expired after"))
+                {
+                    counters.hit(Sometimes::LeaseExpired);
+                }
                 let item = (*job, *demand, report.index);
                 let Some(known) = self.recorded.get(&item) else {
                     continue;
@@ -59,6 +64,9 @@ impl Items {
             }
         }
         for effect in &applied.effects {
+            if matches!(effect, Effect::ItemsRetried { .. }) {
+                counters.hit(Sometimes::ItemRetried);
+            }
             let Effect::ItemsRecorded { job, demand, items } = effect else {
                 continue;
             };

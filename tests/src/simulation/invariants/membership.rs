@@ -1,6 +1,7 @@
 //! 10: a configuration always has voters, its majorities meet those of the one before, no id comes
 //! back, and at the end the group is what was asked for, and not joint.
 
+use super::super::counters::{Counters, Sometimes};
 use super::super::process::Birth;
 use super::super::world::World;
 use super::{Checked, Violation};
@@ -17,12 +18,15 @@ pub(in super::super) struct Membership {
     known: BTreeSet<Vec<BTreeSet<u64>>>,
     /// Ids that machines have taken.
     taken: BTreeSet<u64>,
+    /// Terms whose leaders took office in a joint configuration.
+    inherited: BTreeSet<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
     boot: u64,
     present: BTreeSet<u64>,
+    learners: BTreeSet<u64>,
     /// Voters of its configuration, or of both that are in force together.
     voters: Vec<BTreeSet<u64>>,
     gone: BTreeSet<u64>,
@@ -62,6 +66,32 @@ impl Membership {
         }
     }
 
+    /// Somebody leads from now on, in this configuration as far as its disk knows.
+    pub(super) fn elected(&mut self, term: u64, membership: &ConfState) {
+        if !membership.voters_outgoing.is_empty() {
+            self.inherited.insert(term);
+        }
+    }
+
+    /// A leader comes to this configuration; before [`Membership::changed`].
+    pub(super) fn led(
+        &mut self,
+        birth: &Birth,
+        term: u64,
+        membership: &ConfState,
+        counters: &mut Counters,
+    ) {
+        if membership.voters_outgoing.is_empty() && self.inherited.remove(&term) {
+            counters.hit(Sometimes::JointInherited);
+        }
+        let seen = self.seen.get(&birth.host);
+        let seen = seen.filter(|seen| seen.boot == birth.boot);
+        let learned = |voter: &u64| seen.is_some_and(|seen| seen.learners.contains(voter));
+        if membership.voters.iter().any(learned) {
+            counters.hit(Sometimes::LearnerPromoted);
+        }
+    }
+
     pub(super) fn changed(&mut self, birth: &Birth, membership: &ConfState) -> Checked {
         let seen = self.seen.entry(birth.host).or_default();
         if seen.boot != birth.boot {
@@ -92,6 +122,7 @@ impl Membership {
         }
         seen.voters = voters;
         seen.present = present;
+        seen.learners = membership.learners.iter().copied().collect();
         Ok(())
     }
 }

@@ -138,6 +138,8 @@ impl Watch {
 
     pub(super) fn elected(&mut self, birth: &Birth, consensus: &Consensus) -> Checked {
         self.counters.hit(Sometimes::Elected);
+        self.membership
+            .elected(consensus.term(), consensus.membership());
         self.log.elected(birth.host, consensus)
     }
 
@@ -151,7 +153,17 @@ impl Watch {
         Err(Violation::new("rejected", what))
     }
 
-    pub(super) fn membership(&mut self, birth: &Birth, membership: &ConfState) -> Checked {
+    pub(super) fn membership(
+        &mut self,
+        birth: &Birth,
+        consensus: &Consensus,
+        membership: &ConfState,
+    ) -> Checked {
+        if consensus.is_leader() {
+            let term = consensus.term();
+            self.membership
+                .led(birth, term, membership, &mut self.counters);
+        }
         self.membership.changed(birth, membership)
     }
 
@@ -163,6 +175,9 @@ impl Watch {
     pub(super) fn durable(&mut self, birth: &Birth, write: &LogWrite) -> Checked {
         if write.snapshot.is_some() && !write.installs {
             self.counters.hit(Sometimes::SnapshotTaken);
+        }
+        if self.stores.is_replaced_by(birth.host, write) {
+            self.counters.hit(Sometimes::TailOverwritten);
         }
         if let Some(snapshot) = &write.snapshot {
             self.log.stored(birth.host, snapshot)?;

@@ -99,6 +99,10 @@ impl Rosters {
                 ..
             } => {
                 let gang = (*job, *demand);
+                let grows = |command: &Command| matches!(command, Command::BreakRoster { cause: None, number, .. } if number == roster);
+                if commands.iter().any(grows) {
+                    counters.hit(Sometimes::GangGrown);
+                }
                 if self.newest.get(&gang) != Some(roster) {
                     let what = format!("roster {roster} of gang {gang:?} broke, not the newest");
                     return Err(Violation::new(NAME, what));

@@ -35,6 +35,16 @@ impl Stores {
         self.mirrors.insert(host, Mirror::default());
     }
 
+    /// Whether entries take the place of others on a disk.
+    pub(super) fn is_replaced_by(&self, host: usize, write: &LogWrite) -> bool {
+        let last = self
+            .mirrors
+            .get(&host)
+            .map(|mirror| mirror.confirmed.last_index());
+        let first = write.entries.first().map(|entry| entry.index);
+        !write.installs && first.is_some_and(|first| last.is_some_and(|last| first <= last))
+    }
+
     pub(super) fn durable(&mut self, host: usize, write: &LogWrite) -> Checked {
         let Some(Mirror { confirmed, .. }) = self.mirrors.get_mut(&host) else {
             return Ok(());
