@@ -3,6 +3,7 @@
 use super::counters::Sometimes;
 use super::executors::{Executor, Meeting, Order};
 use super::invariants::Checked;
+use super::invariants::rosters::Gang;
 use super::network::Place;
 use super::world::{Happening, MS, SECOND, World};
 use evoring_coordinator::scheduler::ConnectionId;
@@ -10,7 +11,7 @@ use evoring_protocol::executor::ExecutorCommand;
 use evoring_protocol::numerics::NumericsClass;
 use evoring_protocol::work::{FailureCause, HeldRank, WorkError};
 use evoring_protocol::worker::{CONNECT_MS, RECONNECT_MS, WorkerCommand};
-use evoring_protocol::{Digest, SlotIndex, WorkerId};
+use evoring_protocol::{Digest, RosterNumber, SlotIndex, WorkerId};
 use evoring_worker::agent::core::Core;
 use evoring_worker::agent::work::{Action, Event, Profile, Purpose, Work};
 use std::collections::{BTreeMap, VecDeque};
@@ -55,6 +56,8 @@ pub(super) struct Agent {
     pub incarnation: u64,
     pub executors: Vec<Executor>,
     pub connection: Option<ConnectionId>,
+    /// The newest roster of each gang that its process was told of, and when.
+    pub rosters: BTreeMap<Gang, (RosterNumber, u64)>,
     started_us: u64,
     session: u64,
     /// The coordinator that it tries next.
@@ -82,6 +85,7 @@ impl World {
                 incarnation: 0,
                 executors: Vec::new(),
                 connection: None,
+                rosters: BTreeMap::new(),
                 started_us: 0,
                 session: 0,
                 target: index,
@@ -130,6 +134,7 @@ impl World {
         let agent = &mut self.agents[index];
         agent.core = None;
         agent.executors.clear();
+        agent.rosters.clear();
         if let Some(connection) = agent.connection.take() {
             self.agent_gone(connection);
         }
@@ -346,6 +351,15 @@ impl World {
     }
 
     fn agent_commanded(&mut self, index: usize, command: WorkerCommand) -> Checked {
+        if let WorkerCommand::StartRank { held, roster, .. } = &command {
+            let (gang, now) = ((held.job, held.demand), self.now);
+            self.meetings.entry(roster.secret).or_default().roster = Some((gang, roster.number));
+            let newest = self.agents[index].rosters.entry(gang);
+            let newest = newest.or_insert((roster.number, now));
+            if newest.0 < roster.number {
+                *newest = (roster.number, now);
+            }
+        }
         let WorkerCommand::NotLeader { leader } = &command else {
             return self.tell_agent(index, Event::Command(command));
         };

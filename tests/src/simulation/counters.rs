@@ -140,6 +140,8 @@ sometimes! {
     GangGrown,
     /// A gang got another roster.
     RosterReplaced,
+    /// A rank of an old roster took a step after one of a newer one had.
+    OldRosterStepped,
     /// An old roster's report was ignored.
     OldRosterIgnored,
     /// A checkpoint was committed.

@@ -2,6 +2,7 @@
 
 use super::agents::AgentEvent;
 use super::counters::Sometimes;
+use super::invariants::rosters::{Gang, RankSteps};
 use super::invariants::{Checked, slots};
 use super::made_up::{compute, trained};
 use super::trace::of_bytes;
@@ -9,7 +10,7 @@ use super::world::{Happening, MS, SECOND, World};
 use crate::random::mix;
 use evoring_protocol::executor::{ExecutorCommand, ExecutorReport};
 use evoring_protocol::work::{Assignment, FailureCause, ItemOutcome, TrainingProgress, WorkError};
-use evoring_protocol::{ItemIndex, Rank, SlotIndex, Step};
+use evoring_protocol::{ItemIndex, Rank, RosterNumber, SlotIndex, Step};
 use evoring_worker::agent::work::Event;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -69,6 +70,8 @@ pub(super) struct Meeting {
     world_size: usize,
     /// A rank is gone.
     pub is_broken: bool,
+    /// Of what.
+    pub roster: Option<(Gang, RosterNumber)>,
 }
 
 fn lost(message: &str) -> WorkError {
@@ -265,6 +268,18 @@ impl World {
         *step += LOOK_STEPS;
         let (step, rank) = (*step, *rank);
         let result = trained(&assignment.payload);
+        if let Some((gang, roster)) = meeting.roster {
+            let agent = &self.agents[index];
+            let told = agent.rosters.get(&gang).copied();
+            let steps = RankSteps {
+                worker: &agent.name,
+                gang,
+                roster,
+                told,
+                now,
+            };
+            self.watch.rosters.steps(&steps, &mut self.watch.counters)?;
+        }
         let steps = self.plan.load.steps;
         if step >= steps {
             if let Some(executor) = self.executor(index, slot, process) {

@@ -11,7 +11,7 @@ mod jobs;
 mod liveness;
 mod log;
 mod membership;
-mod rosters;
+pub(super) mod rosters;
 pub(super) mod slots;
 mod stores;
 mod terms;

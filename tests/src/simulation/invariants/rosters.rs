@@ -1,15 +1,33 @@
-//! 5: a gang has one roster at a time, with growing numbers; once one is voided, nothing of it counts.
+//! 5: a gang has one roster at a time, with growing numbers; once one is voided, nothing of it counts,
+//! and a worker that knows a newer one soon stops its ranks.
 
 use super::super::counters::{Counters, Sometimes};
+use super::super::world::MS;
 use super::{Checked, Violation};
 use evoring_coordinator::state::{Applied, Command, Effect, State};
 use evoring_protocol::event::EventKind;
-use evoring_protocol::{DemandId, JobId, Rank, RosterNumber};
+use evoring_protocol::{DemandId, JobId, Rank, RosterNumber, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 const NAME: &str = "rosters";
 
-type Gang = (JobId, DemandId);
+/// A gang.
+pub(in super::super) type Gang = (JobId, DemandId);
+
+/// A worker that knows a newer roster has stopped the ranks of older ones by then: a stop that is not
+/// obeyed within two seconds becomes a kill.
+const STOPS_US: u64 = 2_500 * MS;
+
+/// A rank that has just taken a step.
+#[derive(Debug)]
+pub(in super::super) struct RankSteps<'a> {
+    pub worker: &'a WorkerId,
+    pub gang: Gang,
+    pub roster: RosterNumber,
+    /// The newest roster that its worker was told of, and when.
+    pub told: Option<(RosterNumber, u64)>,
+    pub now: u64,
+}
 
 /// Gangs, as their events tell.
 #[derive(Debug, Default)]
@@ -18,6 +36,8 @@ pub(in super::super) struct Rosters {
     /// The last roster of each that was voided.
     broken: BTreeMap<Gang, RosterNumber>,
     steps: BTreeMap<Gang, u64>,
+    /// The newest roster of which a rank has taken a step.
+    stepped: BTreeMap<Gang, RosterNumber>,
     /// Ranks that may have finished in the newest roster.
     finished: BTreeMap<Gang, BTreeSet<Rank>>,
 }
@@ -131,6 +151,38 @@ impl Rosters {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A worker that was told of a newer roster works for no older one for long. Others may: nobody
+    /// waits for them, and what they say does not count.
+    pub(in super::super) fn steps(
+        &mut self,
+        step: &RankSteps<'_>,
+        counters: &mut Counters,
+    ) -> Checked {
+        let RankSteps {
+            worker,
+            gang,
+            roster,
+            told,
+            now,
+        } = step;
+        let newest = self.stepped.entry(*gang).or_insert(*roster);
+        if *newest > *roster {
+            counters.hit(Sometimes::OldRosterStepped);
+        }
+        *newest = (*newest).max(*roster);
+        let is_late =
+            |(newer, since): &(RosterNumber, u64)| newer > roster && now - since > STOPS_US;
+        let Some((newer, since)) = told.filter(is_late) else {
+            return Ok(());
+        };
+        let what = format!(
+            "worker {worker} takes a step of roster {roster} of gang {gang:?}, {} ms after it was told \
+             of roster {newer}",
+            (now - since) / MS
+        );
+        Err(Violation::new(NAME, what))
     }
 
     /// The state after all of that holds no result that does not count.
