@@ -86,6 +86,14 @@ plants! {
     ForgedLeaseCounts,
     /// A copy of a request that labels a job, which comes late, labels it again.
     LabelsAgain,
+    /// Items of a lost lease are given to nobody.
+    LostItemsForgotten,
+    /// A gang waits for ranks that are gone.
+    GangWaitsForGone,
+    /// An agent does not send again what was lost.
+    OutboxNotSentAgain,
+    /// A leader answers reads without asking the others.
+    ReadsUnasked,
 }
 
 impl Plant {

@@ -282,6 +282,8 @@ impl Consensus {
             }
             self.take(event, &mut actions);
         }
+        #[cfg(evoring_plants)]
+        self.answer_unasked(&mut actions);
         self.begin_reads();
         while self.node.has_ready() {
             self.drain(&mut actions);

@@ -18,6 +18,15 @@ impl Consensus {
         }
     }
 
+    /// Answers reads at once, as if nobody else could lead by now.
+    pub(super) fn answer_unasked(&mut self, actions: &mut Vec<Action>) {
+        let leads = self.is_leader() && self.node.raft.commit_to_current_term();
+        if leads && is_planted(Plant::ReadsUnasked) {
+            let (index, tokens) = (self.committed(), self.reads.abandon());
+            actions.extend(tokens.map(|token| Action::ReadReady { token, index }));
+        }
+    }
+
     /// What a snapshot's record should not say.
     pub(super) fn spoilt(&self, mut snapshot: SnapshotRecord) -> SnapshotRecord {
         let log = self.node.store();

@@ -5,6 +5,8 @@ use super::{Context, Now, Scheduler, Use, mac};
 use crate::state::{Command, ItemReport};
 use evoring_protocol::event::EventKind;
 use evoring_protocol::numerics::NumericsClass;
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::work::{FailureCause, Kernel, Lease, LeasedItem, WorkError};
 use evoring_protocol::worker::WorkerCommand;
 use evoring_protocol::{DemandId, ItemIndex, JobId, SlotIndex, Term, WorkerId, limits};
@@ -196,6 +198,10 @@ impl Scheduler {
         let Some(running) = self.drop_lease(key) else {
             return;
         };
+        #[cfg(evoring_plants)]
+        if is_planted(Plant::LostItemsForgotten) {
+            return;
+        }
         let (job, demand) = (running.job, running.demand);
         let Some(work) = self.maps.get_mut(&(job, demand)) else {
             return;

@@ -4,6 +4,8 @@ use super::maps::Running;
 use super::{Action, ConnectionId, Context, HEARTBEAT_MS, Scheduler, Use, mac};
 use crate::state::{Admission, Command};
 use evoring_protocol::event::EventKind;
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::version::{BuildError, spoken_with};
 use evoring_protocol::work::{FailureCause, HeldRank, Lease, Member, Roster};
 use evoring_protocol::worker::{Hello, WorkerCommand};
@@ -262,6 +264,10 @@ impl Scheduler {
 
     /// Voids rosters that count on a rank of this worker which it does not run.
     fn void_unheld(&mut self, context: Context<'_>, name: &WorkerId, ranks: &[HeldRank]) {
+        #[cfg(evoring_plants)]
+        if is_planted(Plant::GangWaitsForGone) {
+            return;
+        }
         let mut broken: Vec<(JobId, DemandId, RosterNumber)> = Vec::new();
         for &(job, demand) in self.gangs.keys() {
             let gang = context

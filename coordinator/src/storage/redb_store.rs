@@ -298,6 +298,11 @@ impl LogStore for RedbStore {
         }
         check_write(self.extent, write)?;
         if let Err(error) = self.try_write(write, self.extent.sequence + 1) {
+            #[cfg(evoring_plants)]
+            if self.notes.failure() == Some(Failure::Full) && is_planted(Plant::FailedWriteIgnored)
+            {
+                return Ok(());
+            }
             self.failed = true;
             return Err(self.failure(&error));
         }

@@ -35,8 +35,6 @@ use super::{
     Extent, LAST_INDEX, LogStore, LogWrite, SnapshotRecord, StorageError, Stored, check_next,
     check_snapshot, check_write,
 };
-#[cfg(evoring_plants)]
-use evoring_protocol::plants::{Plant, is_planted};
 use prost::Message;
 use raft::eraftpb;
 use std::io;
@@ -275,10 +273,6 @@ impl LogStore for SectorStore {
             self.failure = Some(Failure::Other(error.to_string()));
         })?;
         if let Err(failure) = self.put(mark, &bytes) {
-            #[cfg(evoring_plants)]
-            if failure == Failure::Full && is_planted(Plant::FailedWriteIgnored) {
-                return Ok(());
-            }
             let error = self.error(&failure);
             self.failure = Some(failure);
             return Err(error);

@@ -1,6 +1,8 @@
 //! Reports that wait for their acknowledgement (`AGENT-1`).
 
 use evoring_protocol::limits::{LEASE_ITEMS, RESULT_BYTES, WORKER_REPORT_BYTES};
+#[cfg(evoring_plants)]
+use evoring_protocol::plants::{Plant, is_planted};
 use evoring_protocol::work::ItemOutcome;
 use evoring_protocol::worker::WorkerReport;
 use std::collections::BTreeMap;
@@ -48,6 +50,10 @@ impl Outbox {
 
     /// A new connection: everything that is kept is to be sent again.
     pub fn rewind(&mut self) {
+        #[cfg(evoring_plants)]
+        if is_planted(Plant::OutboxNotSentAgain) {
+            return;
+        }
         self.sent = 0;
     }
 
