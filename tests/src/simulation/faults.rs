@@ -52,6 +52,7 @@ pub(super) enum Fault {
     AllAway,
     AgentDies(usize),
     LateJob,
+    LosesConnection,
     /// Queues are looked at.
     Look,
 }
@@ -199,6 +200,10 @@ impl World {
                 self.agent_dies(agent);
                 Ok(())
             }
+            Fault::LosesConnection => {
+                self.loses_connection();
+                Ok(())
+            }
             Fault::LateJob => {
                 self.late_job();
                 Ok(())
@@ -270,16 +275,21 @@ impl World {
             }
             Kind::KillExecutor => return self.kill_executor(),
             Kind::BreakLink => {
-                let links: Vec<ConnectionId> = self.links.keys().copied().collect();
-                if let Some(connection) = self.dice.pick(&links) {
-                    self.faults.count += 1;
-                    self.break_link(connection);
-                }
+                self.loses_connection();
             }
             kind if self.hosts[host].process.is_some() => self.machine_fault(kind, host, length),
             _ => {}
         }
         Ok(())
+    }
+
+    /// A worker loses its connection, with what is on its way.
+    fn loses_connection(&mut self) {
+        let links: Vec<ConnectionId> = self.links.keys().copied().collect();
+        if let Some(connection) = self.dice.pick(&links) {
+            self.faults.count += 1;
+            self.break_link(connection);
+        }
     }
 
     /// A clock or a disk fails.
@@ -402,16 +412,24 @@ impl World {
     }
 
     /// A machine stands still; what comes meanwhile waits.
-    fn pause(&mut self, host: usize) {
-        // Short enough that it may not notice it, and long enough that others elect a leader.
-        let is_short = self.plan.hurry && self.dice.chance(500_000);
-        let length = match is_short {
-            true => self.dice.between(300 * MS, 1_200 * MS),
-            false => self.dice.wait(4 * SECOND).min(30 * SECOND),
-        };
+    fn pause(&mut self, mut host: usize) {
+        let mut length = self.dice.wait(4 * SECOND).min(30 * SECOND);
+        if self.plan.hurry && self.dice.chance(500_000) {
+            // A leader, so short that it may not notice it, and so long that others elect one.
+            host = self.leads().unwrap_or(host);
+            length = self.dice.between(300 * MS, 1_200 * MS);
+        }
         if self.pause_for(host, length) {
             self.strikes(Sometimes::ProcessPaused);
         }
+    }
+
+    fn leads(&self) -> Option<usize> {
+        let leads = |host: &super::hosts::Host| {
+            let process = host.process.as_ref();
+            process.is_some_and(|process| process.consensus.is_leader())
+        };
+        self.hosts.iter().position(leads)
     }
 
     /// Whether it did not stand still before.

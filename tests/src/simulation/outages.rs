@@ -18,6 +18,11 @@ const WORKER_DIES: u64 = 400_000;
 /// How long before the calm part the last job is submitted.
 const LATE_US: (u64, u64) = (2 * SECOND, 20 * SECOND);
 
+/// In the calm part, workers may be lost for so long …
+const LAST_US: u64 = 45 * SECOND;
+/// … so many times by their connection.
+const LAST_CONNECTIONS: usize = 6;
+
 impl World {
     /// Plans what only seeds with much work meet.
     pub(super) fn make_outages(&mut self) {
@@ -27,6 +32,18 @@ impl World {
         let before_us = self.dice.between(LATE_US.0, LATE_US.1);
         let late_us = self.plan.calm_us.saturating_sub(before_us);
         self.after(late_us, Happening::Fault(Fault::LateJob));
+        self.make_last_losses();
+    }
+
+    /// While the last job runs, workers are lost and no coordinator is: a new leader would look at
+    /// everything anew, and so mend what this one forgets.
+    fn make_last_losses(&mut self) {
+        let agent = self.dice.below(self.agents.len() as u64) as usize;
+        let losses = std::iter::repeat_n(Fault::LosesConnection, LAST_CONNECTIONS);
+        for fault in losses.chain([Fault::AgentDies(agent)]) {
+            let wait = self.plan.calm_us + self.dice.below(LAST_US);
+            self.after(wait, Happening::Fault(fault));
+        }
     }
 
     /// All coordinators are away for a while, at most until the calm part.

@@ -30,7 +30,7 @@ const HEAVY_MINUTES: u64 = 10;
 const PATIENCE_US: [u64; 4] = [100 * MS, 400 * MS, SECOND, 3 * SECOND];
 
 /// In one seed of so many, there are more clients, and all hurry when something fails.
-const HURRY_EVERY: u64 = 3;
+const HURRY_EVERY: u64 = 2;
 const HURRIED_CLIENTS: u64 = 2;
 
 /// A number that follows from a seed, and has nothing to do with what else is chosen by it.
