@@ -11,7 +11,7 @@ use evoring_coordinator::consensus;
 use evoring_coordinator::scheduler::{ConnectionId, HEARTBEAT_MS, LOST_MS};
 use evoring_coordinator::state::NEWEST_RECORDS;
 use evoring_coordinator::storage::DiskFaults;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Of the damages, one in so many is a write that went astray instead of a flipped bit.
 const MISDIRECTED_EVERY: u64 = 5;
@@ -20,8 +20,10 @@ const DAMAGES_AT: [u64; 7] = [5, 13, 22, 31, 39, 48, 56];
 /// … at which the power of all fails …
 const CUTS_AT: [u64; 3] = [18, 40, 62];
 /// Of these, so many in a million wait for a write of any coordinator, and come in the middle of it:
-/// between writes there is little to lose.
+/// between writes there is little to lose …
 const CUTS_IN_WRITES: u64 = 750_000;
+/// … and of those that end one coordinator's process, so many, for a write of its.
+const ENDS_IN_WRITES: u64 = 500_000;
 /// … and at which processes are replaced by those of a newer build.
 const UPGRADE_FROM: u64 = 15;
 
@@ -42,6 +44,8 @@ pub(super) enum Fault {
     CutAll,
     /// … now.
     CutAllNow,
+    /// A process ends, with the power of its machine or without.
+    Ends(usize, bool),
     Damage,
     Upgrade(usize),
     /// Members come and go.
@@ -67,6 +71,8 @@ pub(super) struct Faults {
     pub away_until: u64,
     /// The power of all fails in the middle of the next write.
     cuts_next_write: bool,
+    /// Machines whose process ends in the middle of its next write, with the power or without.
+    ends_next_write: BTreeMap<usize, bool>,
 }
 
 /// What may fail, with its weight.
@@ -186,7 +192,12 @@ impl World {
                 self.wipe_one();
                 Ok(())
             }
-            Fault::CutAll | Fault::CutAllNow | Fault::Damage | Fault::Wipe => Ok(()),
+            Fault::Ends(host, with_power) if !self.faults.is_calm => {
+                self.ends(host, with_power);
+                Ok(())
+            }
+            Fault::CutAll | Fault::CutAllNow | Fault::Ends(..) => Ok(()),
+            Fault::Damage | Fault::Wipe => Ok(()),
             Fault::Upgrade(host) => self.upgrade(host),
             Fault::Churn => {
                 self.churn();
@@ -239,13 +250,11 @@ impl World {
             self.clients_hurry();
         }
         match kind {
-            Kind::Kill => self.kill(host),
-            Kind::Power => {
-                let seed = self.dice.next();
-                self.strikes(Sometimes::PowerCut);
-                self.end_process(host, Some(seed));
-                self.start_soon(host);
+            Kind::Kill | Kind::Power if self.dice.chance(ENDS_IN_WRITES) => {
+                let with_power = matches!(kind, Kind::Power);
+                self.faults.ends_next_write.insert(host, with_power);
             }
+            Kind::Kill | Kind::Power => self.ends(host, matches!(kind, Kind::Power)),
             Kind::Partition => self.partition(length),
             Kind::OneWay => {
                 self.strikes(Sometimes::OneWayPartition);
@@ -319,8 +328,13 @@ impl World {
         }
     }
 
-    fn kill(&mut self, host: usize) {
-        if self.hosts[host].process.is_some() {
+    /// A process is killed, or its machine loses its power.
+    fn ends(&mut self, host: usize, with_power: bool) {
+        if with_power {
+            let seed = self.dice.next();
+            self.strikes(Sometimes::PowerCut);
+            self.end_process(host, Some(seed));
+        } else if self.hosts[host].process.is_some() {
             self.strikes(Sometimes::ProcessKilled);
             self.end_process(host, None);
         }
@@ -496,7 +510,11 @@ impl World {
     }
 
     /// A coordinator has begun a write, which takes so long.
-    pub(super) fn write_begins(&mut self, takes_us: u64) {
+    pub(super) fn write_begins(&mut self, host: usize, takes_us: u64) {
+        if let Some(with_power) = self.faults.ends_next_write.remove(&host) {
+            let wait = self.dice.below(takes_us);
+            self.after(wait, Happening::Fault(Fault::Ends(host, with_power)));
+        }
         if std::mem::take(&mut self.faults.cuts_next_write) {
             let wait = self.dice.below(takes_us);
             self.after(wait, Happening::Fault(Fault::CutAllNow));

@@ -328,7 +328,7 @@ impl World {
         if begins {
             let delay = stalled + self.plan.write_us / 2 + self.dice.below(self.plan.write_us);
             self.after_of(delay, index, boot, OfProcess::WriteEnds);
-            self.write_begins(delay);
+            self.write_begins(index, delay);
         }
     }
 
