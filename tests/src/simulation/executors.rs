@@ -268,18 +268,8 @@ impl World {
         *step += LOOK_STEPS;
         let (step, rank) = (*step, *rank);
         let result = trained(&assignment.payload);
-        if let Some((gang, roster)) = meeting.roster {
-            let agent = &self.agents[index];
-            let told = agent.rosters.get(&gang).copied();
-            let steps = RankSteps {
-                worker: &agent.name,
-                gang,
-                roster,
-                told,
-                now,
-            };
-            self.watch.rosters.steps(&steps, &mut self.watch.counters)?;
-        }
+        let roster = meeting.roster;
+        self.rank_stepped(index, roster)?;
         let steps = self.plan.load.steps;
         if step >= steps {
             if let Some(executor) = self.executor(index, slot, process) {
@@ -314,6 +304,22 @@ impl World {
             return self.says(index, slot, report);
         }
         Ok(())
+    }
+
+    /// A rank of this roster has taken a step.
+    fn rank_stepped(&mut self, index: usize, roster: Option<(Gang, RosterNumber)>) -> Checked {
+        let Some((gang, roster)) = roster else {
+            return Ok(());
+        };
+        let agent = &self.agents[index];
+        let steps = RankSteps {
+            worker: &agent.name,
+            gang,
+            roster,
+            told: agent.rosters.get(&gang).copied(),
+            now: self.now,
+        };
+        self.watch.rosters.steps(&steps, &mut self.watch.counters)
     }
 
     pub(super) fn executor_stopped(

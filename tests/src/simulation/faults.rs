@@ -203,20 +203,8 @@ impl World {
                 self.churn();
                 Ok(())
             }
-            Fault::AllAway => {
-                self.all_away();
-                Ok(())
-            }
-            Fault::AgentDies(agent) => {
-                self.agent_dies(agent);
-                Ok(())
-            }
-            Fault::LosesConnection => {
-                self.loses_connection();
-                Ok(())
-            }
-            Fault::LateJob => {
-                self.late_job();
+            Fault::AllAway | Fault::AgentDies(_) | Fault::LateJob | Fault::LosesConnection => {
+                self.outage(&fault);
                 Ok(())
             }
             Fault::Look => {
@@ -293,7 +281,7 @@ impl World {
     }
 
     /// A worker loses its connection, with what is on its way.
-    fn loses_connection(&mut self) {
+    pub(super) fn loses_connection(&mut self) {
         let links: Vec<ConnectionId> = self.links.keys().copied().collect();
         if let Some(connection) = self.dice.pick(&links) {
             self.faults.count += 1;

@@ -8,8 +8,8 @@
 //! What is real, and what is a model: `process` glues consensus and leader as the coordinator's shell
 //! does, `agents` the agent's core; `executors` compute made-up results (`made_up`); logs lie on
 //! simulated disks, those of some seeds in the real store, those of the others in a quick one;
-//! `network`, `links` and `peers` are what the transport does; `clients` and `faults` are people and
-//! nature.
+//! `network`, `links` and `peers` are what the transport does; `clients`, `faults` and `outages` are
+//! people and nature.
 
 mod agents;
 mod clients;

@@ -46,8 +46,19 @@ impl World {
         }
     }
 
+    /// One of these comes.
+    pub(super) fn outage(&mut self, fault: &Fault) {
+        match fault {
+            Fault::AllAway => self.all_away(),
+            Fault::AgentDies(agent) => self.agent_dies(*agent),
+            Fault::LateJob => self.late_job(),
+            Fault::LosesConnection => self.loses_connection(),
+            _ => {}
+        }
+    }
+
     /// All coordinators are away for a while, at most until the calm part.
-    pub(super) fn all_away(&mut self) {
+    fn all_away(&mut self) {
         let left_us = self.plan.calm_us.saturating_sub(self.now);
         let length = self.dice.between(AWAY_US.0, AWAY_US.1).min(left_us);
         match self.dice.chance(500_000) {
@@ -95,7 +106,7 @@ impl World {
     }
 
     /// Somebody submits a job whose work falls into the calm part.
-    pub(super) fn late_job(&mut self) {
+    fn late_job(&mut self) {
         self.watch.counters.hit(Sometimes::LateJob);
         let key = self.submitted;
         self.submitted += 1;
