@@ -80,6 +80,8 @@ verify: setup
 	@RUSTDOCFLAGS="-D warnings" $(GATE) "rustdoc" $(CARGO) doc --workspace --no-deps --document-private-items --locked --quiet
 	@$(GATE) "cargo-deny and PyTorch are there" ops/setup/setup.sh --deny --pytorch
 	@$(GATE) "crates are here" $(CARGO) fetch --locked --quiet
+	@$(GATE) "lock file of the benchmarks" $(CARGO) fetch --locked --quiet --manifest-path ops/bench/raft/Cargo.toml
+	@$(GATE) "lock file of the fuzz targets" $(CARGO) fetch --locked --quiet --manifest-path fuzz/Cargo.toml
 	@$(GATE) "bans, licences, sources" $(DENY) --offline --workspace --log-level warn check --hide-inclusion-graph bans licenses sources
 	@$(GATE) "build" $(CARGO) build --workspace --locked --quiet
 	@$(GATE) "libtorch only in the executor" $(TIDY)/libtorch.py
