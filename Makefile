@@ -33,7 +33,7 @@ help:
 	@echo 'make simulate     simulated groups under faults: SEEDS=10000 START=1 MINUTES=10'
 	@echo 'make plants       whether the simulator finds bugs that were planted (a build of its own)'
 	@echo 'make soak         100,000 seeds, and longer ones; for a night'
-	@echo 'make fuzz         one fuzz target for two minutes: TARGET_NAME=worker_report (needs nightly and cargo-fuzz)'
+	@echo 'make fuzz         one fuzz target: TARGET_NAME=worker_report FUZZ_SECONDS=120 (needs nightly and cargo-fuzz)'
 	@echo 'make bench-prune  how much faster an evaluation is than the full masked net'
 	@echo 'make bench-raft   durable commands a second, beside etcd (fetches the Debian package)'
 	@echo 'make bench-failover, make bench-restart   the leader is killed; all coordinators are'
@@ -66,8 +66,10 @@ soak: setup
 	@$(MAKE) --no-print-directory simulate SEEDS=200 START=5000000 MINUTES=600
 
 TARGET_NAME ?= worker_report
-fuzz:
-	@cd fuzz && cargo +nightly fuzz run $(TARGET_NAME) -- -max_total_time=120
+FUZZ_SECONDS ?= 120
+# The targets' crate reaches libtorch through that of the tests, and cargo-fuzz sets no search path.
+fuzz: setup
+	@cd fuzz && LD_LIBRARY_PATH="$(CURDIR)/.libtorch/lib" cargo +nightly fuzz run $(TARGET_NAME) -- -max_total_time=$(FUZZ_SECONDS)
 
 # The cheap gates come first; the tests last, so that their count is the last line. A test that cannot
 # run is a failure, unless EVORING_MUST_RUN is empty.

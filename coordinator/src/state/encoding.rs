@@ -36,6 +36,7 @@ impl State {
             return copy.encode();
         }
         let mut header = MAGIC.to_vec();
+        debug_assert!(self.version >= RECORDS || self.label_requests.is_empty());
         let version = self.encoding();
         header.extend_from_slice(&version.to_le_bytes());
         // Writing plain data into a growing vector cannot fail.
@@ -48,7 +49,6 @@ impl State {
     }
 
     fn encoding(&self) -> u16 {
-        debug_assert!(self.version >= RECORDS || self.label_requests.is_empty());
         match self.version {
             RECORDS.. => VERSION,
             _ => WITHOUT_LABEL_REQUESTS,
