@@ -78,7 +78,7 @@ async fn other_leader(access: &Access, asked: &Connection) -> Connection {
             Ok((_, Told::Leads(connection))) => return connection,
             Ok((mut probe, Told::Names(named))) => {
                 let pause = probe.pause;
-                probe.pause = LAST_ROUND.min(pause * 3 / 2);
+                probe.pause = LAST_ROUND.min(pause * 9 / 8);
                 probes.spawn(async move {
                     tokio::time::sleep(pause).await;
                     probe.look().await

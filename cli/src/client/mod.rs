@@ -37,8 +37,11 @@ pub const LONG_PATIENCE: Duration = Duration::from_secs(60);
 const GROUP_PATIENCE: Duration = Duration::from_secs(10);
 /// A coordinator for which there are others is given up after this.
 const GROUP_CONNECT: Duration = Duration::from_secs(2);
-/// Pause before the next attempt.
+/// Pause before the next attempt …
 const RETRY: Duration = Duration::from_millis(150);
+/// … but for the first ones, which come as fast as an election that takes half a second deserves.
+const FIRST_RETRY: Duration = Duration::from_millis(40);
+const FIRST_RETRIES: u32 = 15;
 /// How often the announcement is looked at while something is awaited.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -51,6 +54,8 @@ pub struct Client {
     search: Search,
     /// The next attempt needs no pause.
     at_once: bool,
+    /// Since somebody answered last.
+    setbacks: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -71,6 +76,7 @@ impl Client {
             current: None,
             search: Search::default(),
             at_once: false,
+            setbacks: 0,
         }
     }
 
@@ -103,7 +109,7 @@ impl Client {
         };
         self.current = Some(current);
         if answer.is_ok() {
-            self.search.found();
+            self.found();
         }
         answer
     }
@@ -115,8 +121,13 @@ impl Client {
     ) -> Result<ClientReply, Setback> {
         let mut replies = self.open_on(current, request).await?;
         let reply = replies.first().await?;
-        self.search.found();
+        self.found();
         Ok(reply)
+    }
+
+    fn found(&mut self) {
+        self.search.found();
+        self.setbacks = 0;
     }
 
     /// Opens a stream of replies. Losses after the first reply are for the caller, who knows where
@@ -156,8 +167,10 @@ impl Client {
             self.leave(*asked, hinted);
         }
         self.leave_lost();
+        self.setbacks = self.setbacks.saturating_add(1);
         match std::mem::take(&mut self.at_once) {
             true => Duration::ZERO,
+            false if self.setbacks <= FIRST_RETRIES => FIRST_RETRY,
             false => RETRY,
         }
     }
