@@ -6,7 +6,8 @@
 //! ([`crate::codec::FRAME_VERSION`]).
 //! VERSION-2: nobody is sent what it cannot know. A leader sends a worker what the protocol in the
 //! worker's hello has, and uses what the other coordinators must understand only once the version of
-//! the replicated records says that all of them do.
+//! the replicated records says that all of them do. A command does not know whom it asks: a coordinator
+//! that does not know a request says so.
 
 /// Version of the messages in this crate; raised by any change of a message. 4 brought
 /// [`crate::client::ClientRequest::LabelOnce`].

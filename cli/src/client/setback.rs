@@ -12,8 +12,8 @@ pub enum Setback {
     /// Another attempt may succeed; the failure is for when patience ends. Whether the request was
     /// carried out is not known.
     Temporary(Failure),
-    /// A coordinator that answers cannot do it for the moment. Whether the request was carried out is
-    /// not known: it may have lost its office, or the space on its disk, in between.
+    /// A coordinator that answers cannot do it for the moment. Whether a write was carried out is not
+    /// known: it may have lost its office, or the space on its disk, in between. Anything else was not.
     NotNow(Failure),
     /// The coordinator does not lead, so it carried out nothing.
     Elsewhere {

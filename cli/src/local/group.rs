@@ -15,7 +15,6 @@ use std::time::Duration;
 const ALONE: &str = "coordinator";
 /// Between two looks at what is awaited.
 const LOOK: Duration = Duration::from_millis(100);
-
 /// A coordinator that has a vote already is waited for no longer than this.
 const MEMBER_PATIENCE: Duration = Duration::from_secs(4);
 

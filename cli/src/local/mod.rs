@@ -55,6 +55,8 @@ pub struct LocalCluster {
     deaths: u64,
     /// Coordinators that are not started again, but were not removed.
     lost: BTreeSet<String>,
+    /// Coordinators that were removed from the group and have ended.
+    removed: BTreeSet<String>,
 }
 
 /// What happened to a cluster.
@@ -105,6 +107,7 @@ impl LocalCluster {
             _lifeline: lifeline,
             deaths: 0,
             lost: BTreeSet::new(),
+            removed: BTreeSet::new(),
         })
     }
 
@@ -133,6 +136,9 @@ impl LocalCluster {
         match self.events.recv().await {
             Some(ChildEvent::GaveUp { name, message }) => self.gave_up(name, message),
             Some(event) => {
+                if let ChildEvent::Removed { name } = &event {
+                    self.removed.insert(name.clone());
+                }
                 self.deaths += u64::from(matches!(event, ChildEvent::Died { .. }));
                 ClusterEvent::Child(event)
             }
@@ -144,10 +150,12 @@ impl LocalCluster {
     /// A group goes on while more than half of its coordinators do.
     fn gave_up(&mut self, name: String, message: String) -> ClusterEvent {
         let mut coordinators = self.coordinators.iter();
-        if !coordinators.any(|coordinator| coordinator.name == name) {
+        let is_coordinator = coordinators.any(|coordinator| coordinator.name == name);
+        // One that never was a member has nobody who can do without it: the group is yet to be made.
+        if !is_coordinator || !self.folder.has_log(&name) {
             return ClusterEvent::Broken { message };
         }
-        let all = self.coordinators.len();
+        let all = self.coordinators.len() - self.removed.len();
         let advice = format!(
             "the others go on; it is started again with the cluster, and if that is of no use, `evoring cluster remove {name}`, or delete its folder {} while the cluster is stopped: it is then taken in anew",
             self.folder.state(&name).display()

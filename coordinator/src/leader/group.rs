@@ -109,14 +109,22 @@ impl Group {
     }
 }
 
+/// Whether a node votes, and the change that gave it its vote is over: until then the majority of before
+/// is needed too, and the group can spare nobody of that.
+fn has_vote(membership: &ConfState, id: u64) -> bool {
+    let outgoing = &membership.voters_outgoing;
+    let was_voter = outgoing.is_empty() || outgoing.contains(&id);
+    was_voter && membership.voters.contains(&id)
+}
+
 impl LeaderConfig {
     /// Whether others shall know this coordinator's own address instead of the one that they know. One
     /// that nobody named only does if it is the same machine at another port.
     fn replaces(&self, known: &str) -> bool {
         let (own, known_at) = (self.address.parse(), known.parse());
-        let has_other_port = |own: SocketAddr, known: SocketAddr| own.ip() == known.ip();
+        let is_same_machine = |own: SocketAddr, known: SocketAddr| own.ip() == known.ip();
         let is_found =
-            matches!((own, known_at), (Ok(own), Ok(known)) if has_other_port(own, known));
+            matches!((own, known_at), (Ok(own), Ok(known)) if is_same_machine(own, known));
         known != self.address && (self.is_advertised || is_found)
     }
 }
@@ -279,8 +287,8 @@ impl Leader {
         let role = match () {
             () if !is_wanted => MemberRole::Leaving,
             () if self.group.leader == Some(id) => MemberRole::Leader,
-            () if report.membership.voters.contains(&id) => MemberRole::Voter,
-            () if report.membership.learners.contains(&id) => MemberRole::Learner,
+            () if has_vote(&report.membership, id) => MemberRole::Voter,
+            () if GroupReport::nodes_of(&report.membership).contains(&id) => MemberRole::Learner,
             () => MemberRole::Joining,
         };
         let matched = match id == self.config.id {
@@ -303,11 +311,13 @@ impl Leader {
 
 #[cfg(test)]
 mod tests {
+    use super::has_vote;
     use crate::consensus::Committed;
     use crate::leader::{Action, Event, Leader, LeaderConfig, Secrets};
     use crate::scheduler::{Now, TICK_MS};
     use crate::state::{Batch, Command, NEWEST_RECORDS, OLDEST_RECORDS, State};
     use evoring_protocol::peer::GroupId;
+    use raft::eraftpb::ConfState;
 
     /// A leader whose entries are committed by hand.
     struct Office {
@@ -412,6 +422,24 @@ mod tests {
         office.feed(Event::Elected { term: 3 });
         assert_eq!(office.commit(3, vec![KEY]), []);
         assert_eq!(office.feed(Event::Joined { id: 2 }), []);
+    }
+
+    /// Claim: who is being given a vote has none before the change is over.
+    /// Method: a membership of two that becomes one of three, before, during and after.
+    #[test]
+    fn votes_count_after_the_change() {
+        let membership = |voters: &[u64], outgoing: &[u64]| ConfState {
+            voters: voters.to_vec(),
+            voters_outgoing: outgoing.to_vec(),
+            ..ConfState::default()
+        };
+        for (membership, expected) in [
+            (membership(&[1, 2], &[]), [true, true, false]),
+            (membership(&[1, 2, 3], &[1, 2]), [true, true, false]),
+            (membership(&[1, 2, 3], &[]), [true, true, true]),
+        ] {
+            assert_eq!([1, 2, 3].map(|id| has_vote(&membership, id)), expected);
+        }
     }
 
     /// Claim: a leader tells the group its own address where somebody named it, or where it listens at

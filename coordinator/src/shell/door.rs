@@ -128,7 +128,9 @@ impl Door {
         if is_needed && self.doorkeeper.inbox.send(Message::HandOver).await {
             let handed = standing.wait_for(|standing| !standing.is_elected);
             match tokio::time::timeout(HAND_OVER, handed).await {
-                Ok(_) => tracing::info!("the office is left to others"),
+                Ok(Ok(_)) => tracing::info!("left the office"),
+                // The leader thread has ended, and says why.
+                Ok(Err(_)) => {}
                 Err(_) => tracing::warn!(
                     "nobody took the office within {HAND_OVER:?}; the others find out by themselves"
                 ),

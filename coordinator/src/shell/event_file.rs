@@ -44,16 +44,22 @@ struct Ring {
     is_closed: bool,
 }
 
-/// What an event takes in memory: those of many items decide.
+/// What an event takes in memory: its items, and what others said in their own words, decide.
 fn memory(event: &Event) -> usize {
-    let items = match &event.kind {
-        EventKind::LeaseGranted { items, .. } | EventKind::ItemsRetried { items, .. } => {
-            size_of_val(items.as_slice())
+    let more = match &event.kind {
+        EventKind::LeaseGranted { items, .. } => size_of_val(items.as_slice()),
+        EventKind::ItemsRetried { items, reason, .. } => {
+            size_of_val(items.as_slice()) + reason.len()
         }
         EventKind::ItemsRecorded { items, .. } => size_of_val(items.as_slice()),
+        EventKind::RosterBroken { reason, .. } | EventKind::WorkerLost { reason, .. } => {
+            reason.len()
+        }
+        EventKind::ExecutorExited { status, .. } => status.len(),
+        EventKind::JobFailed { error, .. } => error.len(),
         _ => 0,
     };
-    size_of::<Event>() + items
+    size_of::<Event>() + more
 }
 
 impl Ring {
@@ -453,6 +459,14 @@ mod tests {
             is_closed: false,
         };
         (1..=total).for_each(|number| ring.push(event(number)));
+        let failed = |text: &str| Event {
+            kind: EventKind::JobFailed {
+                job: JobId(1),
+                error: text.to_owned(),
+            },
+            ..event(1)
+        };
+        assert_eq!(memory(&failed("twelve bytes")), memory(&failed("")) + 12);
         let counted: usize = ring.lines.iter().map(memory).sum();
         assert_eq!(ring.bytes, counted);
         assert!((KEPT_BYTES / 2..=KEPT_BYTES).contains(&counted));

@@ -108,8 +108,9 @@ mod tests {
     use super::*;
     use evoring_protocol::JobId;
 
-    // Claim: any number of followers leaves room for submissions and questions, and the other
-    // way round, and whatever waits for a majority leaves room for asking why; beyond the bound the client is told to ask again.
+    // Claim: any number of followers leaves room for submissions and questions, and the other way round,
+    // and whatever waits for a majority leaves room for asking why; beyond the bound the client is told to
+    // ask again.
     // Method: take all permits of one class, then ask for each of the others.
     #[test]
     fn classes_do_not_block_each_other() {

@@ -27,6 +27,12 @@ struct Lines {
 }
 
 impl Lines {
+    fn clear(&mut self) {
+        self.first += self.lines.len() as u64;
+        self.lines = VecDeque::new();
+        self.bytes = 0;
+    }
+
     fn push(&mut self, line: LogLine) {
         self.bytes += LINE_BYTES + line.text.len();
         self.lines.push_back(line);
@@ -53,11 +59,20 @@ impl Logs {
         self.bytes -= log.bytes;
         lines.for_each(|line| log.push(line));
         self.bytes += log.bytes;
-        while self.jobs.len() > JOBS || self.bytes > ALL_BYTES {
+        while self.jobs.len() > JOBS {
             let Some((_, oldest)) = self.jobs.pop_first() else {
                 return;
             };
             self.bytes -= oldest.bytes;
+        }
+        // The oldest jobs lose their lines, and keep their numbers: whoever follows one goes on.
+        let mut oldest = self.jobs.values_mut();
+        while self.bytes > ALL_BYTES {
+            let Some(log) = oldest.next() else {
+                return;
+            };
+            self.bytes -= log.bytes;
+            log.clear();
         }
     }
 }
@@ -206,8 +221,11 @@ mod tests {
             fill(&mut logs, job, most, text);
             assert!(logs.bytes <= ALL_BYTES);
         }
-        assert!(!logs.jobs.contains_key(&JobId(1)));
-        assert!(logs.jobs.contains_key(&JobId(jobs)));
+        let oldest = &logs.jobs[&JobId(1)];
+        assert_eq!((oldest.first, oldest.lines.len()), (most as u64 + 7, 0));
+        assert_eq!(logs.jobs[&JobId(jobs)].lines.len(), most);
+        fill(&mut logs, 1, 1, text);
+        assert_eq!(logs.jobs[&JobId(1)].first, most as u64 + 7);
         let counted: usize = logs.jobs.values().map(|log| log.bytes).sum();
         assert_eq!(counted, logs.bytes);
     }

@@ -34,16 +34,18 @@ const THIS_BUILD: &str = env!("CARGO_BIN_EXE_evoring-coordinator");
 pub enum Build {
     /// This build.
     This,
-    /// This one or another, which goes no further than the oldest version of the records, as an older
-    /// build would not.
-    Held(PathBuf),
+    /// This one, which goes no further than the oldest version of the records, as an older build would
+    /// not.
+    Held,
+    /// Another one.
+    Other(PathBuf),
 }
 
 impl Build {
-    /// The one of `EVORING_OLDER_COORDINATOR`, or this one; held.
+    /// The one of `EVORING_OLDER_COORDINATOR`, or this one, held.
     pub fn older() -> Self {
         let other = std::env::var_os("EVORING_OLDER_COORDINATOR");
-        Self::Held(other.map_or_else(|| THIS_BUILD.into(), PathBuf::from))
+        other.map_or(Self::Held, |program| Self::Other(program.into()))
     }
 }
 
@@ -156,10 +158,11 @@ impl Cluster {
 
     pub fn command(&self) -> Command {
         let path = self.folder.path();
-        let (program, is_held) = match &self.build {
-            Build::This => (Path::new(THIS_BUILD), false),
-            Build::Held(program) => (program.as_path(), true),
+        let program = match &self.build {
+            Build::This | Build::Held => Path::new(THIS_BUILD),
+            Build::Other(program) => program,
         };
+        let is_held = self.build == Build::Held;
         let mut command = match self.tmpfs_bytes {
             None => Command::new(program),
             Some(bytes) => {

@@ -21,6 +21,8 @@ const HURRIED_PAUSE_US: (u64, u64) = (MS, 20 * MS);
 const HURRIED_ELSEWHERE: u64 = 400_000;
 /// Share of a run in which jobs are submitted, in percent.
 const SUBMITTING_PERCENT: u64 = 50;
+/// Version of the records that tells copies of a request for a label.
+const REQUEST_KEYS: u16 = 4;
 /// Name of the one label that clients set.
 const LABEL: &str = "note";
 
@@ -50,6 +52,8 @@ pub(super) struct Client {
     pub since_us: u64,
     /// Whether its first task was asked for before.
     asks_again: bool,
+    /// Whether what it asks now may be sent to more than one coordinator.
+    may_copy: bool,
     /// Whether what it asks now was sent to more than one coordinator.
     has_copies: bool,
     /// Counts its attempts: answers to older ones come too late.
@@ -74,6 +78,7 @@ impl World {
                 asking: None,
                 since_us: 0,
                 asks_again: false,
+                may_copy: false,
                 has_copies: false,
                 number: 0,
                 target: index % self.hosts.len().max(1),
@@ -108,6 +113,9 @@ impl World {
         }
         let operation = self.watch.history.asks(index, &request, self.now);
         self.clients[index].asking = Some((request, operation));
+        // Before, a label is written without the key of its request.
+        let knows_keys = self.watch.log.reference().version() >= REQUEST_KEYS;
+        self.clients[index].may_copy = knows_keys;
         self.clients[index].has_copies = false;
         self.attempts(index);
     }
@@ -172,7 +180,7 @@ impl World {
         client.target = (client.target + 1) % hosts.max(1);
         self.watch.counters.hit(Sometimes::RequestTimedOut);
         let is_label = matches!(client.asking, Some((Request::Label { .. }, _)));
-        if is_label && self.dice.chance(700_000) {
+        if is_label && client.may_copy && self.dice.chance(700_000) {
             // The same request, as commands do: whichever copy comes first counts.
             self.clients[index].has_copies = true;
             self.watch.counters.hit(Sometimes::LabelSentAgain);
