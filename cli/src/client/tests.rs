@@ -77,8 +77,10 @@ fn announce(folder: &Path, index: usize, address: SocketAddr) {
 async fn listen(mut listener: Listener, answer: Answer) {
     let count = Arc::new(AtomicUsize::new(0));
     while let Some(accepted) = listener.accept().await {
+        // A client that has its answer elsewhere gives up half-made connections.
+        let Ok(connection) = accepted else { continue };
         let (answer, count) = (Arc::clone(&answer), Arc::clone(&count));
-        tokio::spawn(serve(accepted.unwrap(), answer, count));
+        tokio::spawn(serve(connection, answer, count));
     }
 }
 

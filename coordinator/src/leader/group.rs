@@ -240,7 +240,10 @@ impl Leader {
             let (heard_ms, health) = self.group.health.get(id)?;
             (now.mono_ms - heard_ms <= HEALTH_MS).then_some(health.version)
         };
-        let all: Option<Vec<u16>> = self.state.members().keys().map(reads).collect();
+        // One that was removed applies entries until it has left the membership in force.
+        let mut ids = self.nodes();
+        ids.extend(self.state.members().keys());
+        let all: Option<Vec<u16>> = ids.iter().map(reads).collect();
         #[cfg(evoring_plants)]
         let all = match is_planted(Plant::VersionRaisedEarly) {
             true => Some(vec![self.state.reads()]),
@@ -311,7 +314,7 @@ impl Leader {
 
 #[cfg(test)]
 mod tests {
-    use super::has_vote;
+    use super::{GroupReport, has_vote};
     use crate::consensus::Committed;
     use crate::leader::{Action, Event, Leader, LeaderConfig, Secrets};
     use crate::scheduler::{Now, TICK_MS};
@@ -392,6 +395,40 @@ mod tests {
             assert_eq!(office.tick(), []);
             office.feed(Event::SteppedDown);
         }
+    }
+
+    /// Claim: the version is not raised while one that was removed, and may not read it, still belongs to
+    /// the membership in force: it applies entries, and its vote may be needed.
+    /// Method: a member is removed, and leaves the membership later (simulated: seed 5816).
+    #[test]
+    fn a_leaving_member_holds_the_version() {
+        let mut office = office();
+        let report = |voters: &[u64]| {
+            let membership = ConfState {
+                voters: voters.to_vec(),
+                ..ConfState::default()
+            };
+            Event::Group(Box::new(GroupReport {
+                applied: membership.clone(),
+                membership,
+                ..GroupReport::default()
+            }))
+        };
+        let add = Command::AddMember {
+            name: "b".into(),
+            address: "b:1".into(),
+        };
+        office.feed(report(&[1, 2]));
+        office.feed(Event::Elected { term: 1 });
+        office.commit(1, vec![KEY, add]);
+        assert_eq!(office.tick(), []);
+        office.commit(1, vec![Command::RemoveMember { id: 2 }]);
+        assert_eq!(office.tick(), []);
+        office.feed(report(&[1]));
+        let raise = Command::RaiseVersion {
+            version: NEWEST_RECORDS,
+        };
+        assert_eq!(office.tick(), std::slice::from_ref(&raise));
     }
 
     /// Claim: that a process has taken its id is proposed in each term until it is replicated, although
