@@ -76,8 +76,6 @@ plants! {
     MemberIdReused,
     /// An agent gives a slot new work before the old has stopped.
     StartsBeforeStopped,
-    /// A snapshot is stored with a commit index beyond the entries that are stored.
-    SnapshotCommitIsLive,
     /// Entries are put into messages that name another place (`raft` does, if it batches appends).
     AppendsBatched,
     /// A result counts although its lease is another worker's.

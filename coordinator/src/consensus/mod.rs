@@ -583,11 +583,6 @@ impl Consensus {
         // was not handed out.
         let hard_state = Some(self.node.store().hard_state().clone());
         #[cfg(evoring_plants)]
-        let hard_state = match is_planted(Plant::SnapshotCommitIsLive) {
-            true => Some(self.node.raft.hard_state()),
-            false => hard_state,
-        };
-        #[cfg(evoring_plants)]
         let hard_state = hard_state.filter(|_| !is_planted(Plant::SnapshotWithoutCommit));
         self.lazy_hard_state = None;
         let write = LogWrite {
