@@ -24,6 +24,21 @@ use evoring_protocol::{
 use proptest::prelude::*;
 use std::io::{self, Cursor, ErrorKind};
 
+/// A lease of these items.
+fn lease(items: Vec<LeasedItem>) -> Lease {
+    Lease {
+        job: JobId(1),
+        demand: DemandId(1),
+        items,
+        worker: WorkerId::new("w").unwrap(),
+        slot: SlotIndex(0),
+        term: Term(1),
+        number: 1,
+        expiry_ms: 0,
+        mac: [0; 32],
+    }
+}
+
 fn header(bytes: u32, kind: u8, version: u8) -> [u8; HEADER_BYTES] {
     let [a, b, c, d] = bytes.to_le_bytes();
     [a, b, c, d, kind, version]
@@ -314,17 +329,7 @@ fn reports_are_bounded() {
         index: ItemIndex(0),
         result: Ok(Vec::new()),
     };
-    let lease = Lease {
-        job: JobId(1),
-        demand: DemandId(1),
-        items: Vec::new(),
-        worker: WorkerId::new("w").unwrap(),
-        slot: SlotIndex(0),
-        term: Term(1),
-        number: 1,
-        expiry_ms: 0,
-        mac: [0; 32],
-    };
+    let lease = lease(Vec::new());
     let results = |outcomes: usize| WorkerReport::Results {
         sequence: 1,
         lease: lease.clone(),
@@ -509,17 +514,7 @@ fn lists_of_the_coordinator_are_bounded() {
     bound("ranks to keep", limits::HELLO_RANKS, |count| {
         welcome(0, count)
     });
-    let lease = Lease {
-        job: JobId(1),
-        demand: DemandId(1),
-        items: Vec::new(),
-        worker: WorkerId::new("w").unwrap(),
-        slot: SlotIndex(0),
-        term: Term(1),
-        number: 1,
-        expiry_ms: 0,
-        mac: [0; 32],
-    };
+    let lease = lease(Vec::new());
     let assignment = |inputs: usize| Assignment {
         job: JobId(1),
         demand: DemandId(1),
@@ -586,17 +581,7 @@ fn what_workers_list_is_bounded() {
         index: ItemIndex(0),
         attempt: Attempt(1),
     };
-    let lease = |items: usize| Lease {
-        job: JobId(1),
-        demand: DemandId(1),
-        items: vec![item.clone(); items],
-        worker: WorkerId::new("w").unwrap(),
-        slot: SlotIndex(0),
-        term: Term(1),
-        number: 1,
-        expiry_ms: 0,
-        mac: [0; 32],
-    };
+    let lease = |items: usize| lease(vec![item.clone(); items]);
     let results = |items: usize| WorkerReport::Results {
         sequence: 1,
         lease: lease(items),

@@ -181,7 +181,10 @@ impl Cluster {
             Strike::KillMinority => {
                 // It starts again what dies.
                 self.signal_supervisor(Signal::STOP);
-                self.kill_beside(&leader, (self.coordinators().len() - 1) / 2 - 1);
+                self.kill_beside(
+                    &leader,
+                    ((self.coordinators().len() - 1) / 2).saturating_sub(1),
+                );
                 self.wait_for_another_in_office(leader.process);
                 self.wait_for_progress();
                 self.signal_supervisor(Signal::CONT);
