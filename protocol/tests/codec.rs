@@ -30,7 +30,7 @@ fn lease(items: Vec<LeasedItem>) -> Lease {
         job: JobId(1),
         demand: DemandId(1),
         items,
-        worker: WorkerId::new("w").unwrap(),
+        worker: WorkerId::new("w").expect("a valid name"),
         slot: SlotIndex(0),
         term: Term(1),
         number: 1,
