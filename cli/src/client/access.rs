@@ -2,6 +2,7 @@
 
 use crate::exit::Failure;
 use crate::tilde::refuse_tilde;
+use evoring_protocol::client::is_address;
 use evoring_protocol::transport::{Connector, Identity, look_up};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io::Read;
@@ -114,6 +115,11 @@ impl Access {
         for path in [&file.identity].into_iter().chain(&file.announce) {
             refuse_tilde(path).map_err(wrong)?;
         }
+        if let Some(address) = file.coordinators.iter().find(|text| !is_address(text)) {
+            return Err(wrong(format!(
+                "coordinator {address:?}: expected HOST:PORT or [IPV6]:PORT"
+            )));
+        }
         let beside = path.parent().unwrap_or(Path::new("."));
         let announced = file.announce.iter().map(|path| beside.join(path));
         let mut places: Vec<Place> = announced.map(Place::Announced).collect();
@@ -222,6 +228,8 @@ mod tests {
     fn wrong_files() {
         assert!(refusal("{").contains("expected {\"announce\""));
         assert!(refusal(r#"{"identity": "x"}"#).contains("neither"));
+        let nowhere = r#"{"identity": "x", "coordinators": ["h:1", "nowhere"]}"#;
+        assert!(refusal(nowhere).contains(r#"coordinator "nowhere": expected HOST:PORT"#));
         assert!(refusal(r#"{"identity": "x", "announce": "a"}"#).contains("certificate.pem"));
         assert!(
             refusal(r#"{"identity": "x", "anounce": "a"}"#).contains("unknown field `anounce`")
