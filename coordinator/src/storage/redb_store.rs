@@ -447,6 +447,12 @@ fn database_error(disk: &dyn Disk, error: DatabaseError) -> StorageError {
         DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { path },
         DatabaseError::RepairAborted => corrupt(disk, "its newest commit is broken".to_owned()),
         DatabaseError::Storage(redb::StorageError::Corrupted(what)) => corrupt(disk, what),
+        DatabaseError::UpgradeRequired(version) => {
+            let what = format!(
+                "its header says version {version} of the file format, which was never written here"
+            );
+            corrupt(disk, what)
+        }
         DatabaseError::Storage(redb::StorageError::Io(e))
             if e.kind() == io::ErrorKind::InvalidData =>
         {
