@@ -10,6 +10,7 @@ use crate::limits::{
     HELLO_ITEMS, HELLO_LEASES, HELLO_RANKS, LEASE_ITEMS, REPORT_LINES, WORKER_SLOTS,
 };
 use crate::numerics::NumericsClass;
+use crate::transport::HEAD_START;
 use crate::work::{
     Assignment, Checkpoint, HeldRank, ItemOutcome, Lease, Roster, TrainingProgress, WorkError,
 };
@@ -17,10 +18,12 @@ use crate::{JobId, RemoteError, SlotIndex, Term, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// An agent gives up an attempt to connect after this.
+/// An agent gives up an attempt to connect to a coordinator after this.
 pub const CONNECT_MS: u64 = 2_000;
-/// Longest pause of an agent between two attempts.
-pub const RECONNECT_MS: u64 = 2_000;
+/// An agent gives up a round of attempts at five coordinators after this.
+pub const ROUND_MS: u64 = CONNECT_MS + 4 * HEAD_START.as_millis() as u64;
+/// Longest pause of an agent between two rounds of attempts at all coordinators.
+pub const RECONNECT_MS: u64 = 1_000;
 
 /// Introduction of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -196,3 +196,32 @@ async fn another_process_at_the_same_address_is_noticed() {
     assert_eq!(agent.greet().await, 2);
     take(&mut listener).await;
 }
+
+/// Claim: a coordinator that takes connections at its old address before it announces itself again
+/// is not left for that once it spoke, and is when it announces itself once more.
+/// Method: the announcement names the former process until the connection is made, the new one when
+/// the first command comes, and another one later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_just_started_is_kept() {
+    let (authority, folder) = (authority(), TempDir::new().unwrap());
+    let path = folder.path().join("coordinator.json");
+    let mut listener = coordinator(&authority, "127.0.0.1:0");
+    announce(&path, listener.local_addr(), 1);
+    let mut agent = Agent::start(authority, vec![Address::Announced(path.clone())]);
+    agent.greet().await;
+    let connection = in_time("a connection", listener.accept()).await;
+    let connection = connection.unwrap().unwrap();
+    let (mut commands, mut reports) = in_time("a stream", connection.accept()).await.unwrap();
+    let received = in_time("a report", reports.receive()).await.unwrap();
+    assert_eq!(received, Some(report()));
+    announce(&path, listener.local_addr(), 2);
+    // Longer than an agent takes to see an announcement: this pause is the scenario.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let command = WorkerCommand::Acknowledge { sequence: 7 };
+    commands.send(&command).await.unwrap();
+    assert_eq!(agent.next().await, Event::Command(command));
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(agent.events.is_empty());
+    announce(&path, listener.local_addr(), 3);
+    assert_eq!(agent.next().await, Event::Disconnected);
+}

@@ -29,7 +29,7 @@ pub use table::{Failures, Use, Worker};
 use crate::state::{Command, Effect, State};
 use evoring_protocol::event::EventKind;
 use evoring_protocol::work::{Kernel, Member};
-use evoring_protocol::worker::{CONNECT_MS, Hello, RECONNECT_MS, WorkerCommand, WorkerReport};
+use evoring_protocol::worker::{Hello, RECONNECT_MS, ROUND_MS, WorkerCommand, WorkerReport};
 use evoring_protocol::{DemandId, JobId, RosterNumber, Term, WorkerId};
 use gangs::GangWork;
 use maps::{MapWork, Running};
@@ -41,8 +41,8 @@ pub const HEARTBEAT_MS: u64 = 500;
 /// A worker that is silent for this long is lost.
 pub const LOST_MS: u64 = 2_000;
 /// After taking office, known workers have this long to come back before their work goes to others:
-/// an attempt that began too early to succeed, the pause after it, and a second for the next one.
-pub const GRACE_MS: u64 = CONNECT_MS + RECONNECT_MS + 1_000;
+/// a round of attempts that began too early to succeed, the pause after it, and a second for the next.
+pub const GRACE_MS: u64 = ROUND_MS + RECONNECT_MS + 1_000;
 /// The scheduler wants [`Event::Tick`] this often.
 pub const TICK_MS: u64 = 50;
 /// A tick that comes later than this after the last one says that this process stood still, and

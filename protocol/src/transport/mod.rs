@@ -129,6 +129,7 @@ pub use listener::Listener;
 pub use look_up::look_up;
 pub use peer::{Peer, Remote, Role};
 pub use search::Search;
+pub(crate) use settings::HEAD_START;
 pub use settings::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE, WATCHED_IDLE_TIMEOUT};
 pub use stream::{Receiver, Sender};
 

@@ -45,10 +45,10 @@ impl Search {
         self.steps <= known && known > 1
     }
 
-    /// Nobody answered: hints are worth nothing any more.
+    /// Nobody answered: hints are worth nothing any more, and once somebody does, another round is free.
     pub fn nobody(&mut self) {
         self.hinted.clear();
-        self.steps += 1;
+        self.steps = 0;
     }
 
     /// The leader answered.
@@ -92,10 +92,18 @@ mod tests {
     #[test]
     fn a_circle_of_hints_is_paced() {
         let mut search = Search::default();
-        let mut step = |left: u16, hint: u16| search.elsewhere(at(left), vec![at(hint)], 2);
-        assert!(step(1, 2) && step(2, 1));
-        assert!(!step(1, 2) && !step(2, 1));
-        search.found();
+        let step = |search: &mut Search, left: u16, hint: u16| {
+            search.elsewhere(at(left), vec![at(hint)], 2)
+        };
+        for _ in 0..2 {
+            assert!(step(&mut search, 1, 2) && step(&mut search, 2, 1));
+            assert!(!step(&mut search, 1, 2) && !step(&mut search, 2, 1));
+            search.found();
+        }
+        assert!(step(&mut search, 1, 2) && step(&mut search, 2, 1));
+        assert!(!step(&mut search, 1, 2));
+        // After a time without anybody the first hint is followed at once.
+        search.nobody();
         assert!(search.elsewhere(at(1), Vec::new(), 2));
         assert!(!Search::default().elsewhere(at(1), Vec::new(), 1));
     }

@@ -21,7 +21,7 @@ pub const WATCHED_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 const WATCHED_KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Head start of one address before the next one is tried beside it: longer than a handshake takes
 /// on one continent, and short enough that two dead ones cost half a second.
-pub(super) const HEAD_START: Duration = Duration::from_millis(250);
+pub(crate) const HEAD_START: Duration = Duration::from_millis(250);
 /// Longest wait for a close to reach the other side.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 

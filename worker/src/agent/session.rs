@@ -4,20 +4,20 @@
 use super::work::Event;
 use evoring_protocol::client::LeaderHint;
 use evoring_protocol::transport::{Connection, Connector, Role, Search, TransportError, look_up};
-use evoring_protocol::worker::{WorkerCommand, WorkerReport};
+use evoring_protocol::worker::{CONNECT_MS, RECONNECT_MS, WorkerCommand, WorkerReport};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Pause before the second attempt.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// How often the announcement is looked at while a session stands.
 const ANNOUNCEMENT_LOOK: Duration = Duration::from_millis(200);
 /// A coordinator that does not answer is given up after this.
-const CONNECT: Duration = Duration::from_secs(2);
+const CONNECT: Duration = Duration::from_millis(CONNECT_MS);
 /// Longest pause between two attempts.
-const MAX_WAIT: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_millis(RECONNECT_MS);
 /// The same while coordinators answer and none leads: an election takes a second or so, and ten
 /// thousand agents must not keep those from it who elect.
 const ELECTION_WAIT: Duration = Duration::from_millis(500);
@@ -94,14 +94,15 @@ pub async fn keep_connected(
         match connect(&connector, &addresses, &search).await {
             Ok((connection, found)) => {
                 let begin = Instant::now();
+                let (speaks, spoke) = oneshot::channel();
                 session += 1;
                 if events.send(Event::Connected { session }).await.is_err() {
                     return;
                 }
                 let end = tokio::select! {
                     biased;
-                    end = talk(&connection, session, &mut reports, &events) => end,
-                    () = moved(&addresses, &found) => End::Lost("the coordinator announced itself anew".to_owned()),
+                    end = talk(&connection, session, &mut reports, &events, speaks) => end,
+                    () = moved(&addresses, found, connection.remote_address(), spoke) => End::Lost("the coordinator announced itself anew".to_owned()),
                 };
                 let at = connection.remote_address();
                 connection.close("the session ended");
@@ -170,14 +171,7 @@ async fn connect(
         .connect_first(CONNECT, &order, Role::Coordinator)
         .await
     {
-        Ok(connection) => {
-            let at = connection.remote_address();
-            // Only what led here matters.
-            for entry in &mut found {
-                *entry = entry.filter(|(address, _)| *address == at);
-            }
-            Ok((connection, found))
-        }
+        Ok(connection) => Ok((connection, found)),
         Err(refusals) => {
             failures.extend(refusals.iter().map(ToString::to_string));
             Err(failures.join("; "))
@@ -185,18 +179,32 @@ async fn connect(
     }
 }
 
-/// Completes when the coordinator that `found` names announces itself anew: the one before was
-/// killed, which QUIC would notice only after its idle timeout.
-async fn moved(addresses: &[Address], found: &[Option<Found>]) {
-    loop {
-        tokio::time::sleep(ANNOUNCEMENT_LOOK).await;
+/// Completes when the coordinator at `at` announces itself anew: the one that this agent talks with
+/// was killed, which QUIC would notice only after its idle timeout.
+///
+/// `found` is what was announced before the connection was made. One that has just started takes
+/// connections at its old address before it announces itself, so a new announcement means nothing
+/// until it `spoke`, which comes after that; one that does not speak is given the time of an attempt.
+async fn moved(
+    addresses: &[Address],
+    mut found: Vec<Option<Found>>,
+    at: SocketAddr,
+    spoke: oneshot::Receiver<()>,
+) {
+    let said = |address: &Address| address.resolve().ok();
+    let is_other = |found: &[Option<Found>]| {
         let mut pairs = addresses.iter().zip(found);
-        let is_other = |(address, found): (&Address, &Option<Found>)| {
-            found.is_some_and(|found| address.resolve().is_ok_and(|now| now != found))
-        };
-        if pairs.any(is_other) {
-            return;
-        }
+        pairs.any(|(address, found)| {
+            // Only what led here matters.
+            let led_here = found.is_some_and(|(address, _)| address == at);
+            led_here && said(address).is_some_and(|now| Some(now) != *found)
+        })
+    };
+    if let Ok(Ok(())) = tokio::time::timeout(CONNECT, spoke).await {
+        found = addresses.iter().map(said).collect();
+    }
+    while !is_other(&found) {
+        tokio::time::sleep(ANNOUNCEMENT_LOOK).await;
     }
 }
 
@@ -233,13 +241,16 @@ impl std::fmt::Display for End {
     }
 }
 
-/// Talks until the connection ends, or the coordinator says that it does not lead.
+/// Talks until the connection ends, or the coordinator says that it does not lead; `speaks` is told of
+/// its first command.
 async fn talk(
     connection: &Connection,
     session: u64,
     reports: &mut mpsc::Receiver<Addressed>,
     events: &mpsc::Sender<Event>,
+    speaks: oneshot::Sender<()>,
 ) -> End {
+    let mut speaks = Some(speaks);
     let (sender, receiver) = match connection.open().await {
         Ok(stream) => stream,
         Err(error) => return End::Lost(error.to_string()),
@@ -257,6 +268,8 @@ async fn talk(
             command = commands.recv() => match command {
                 Some(Ok(WorkerCommand::NotLeader { leader })) => break End::NotLeader(leader),
                 Some(Ok(command)) => {
+                    // Fails only if nobody watches for it any more.
+                    speaks.take().map(|speaks| speaks.send(()));
                     if events.send(Event::Command(command)).await.is_err() {
                         break End::Lost(ENDING.to_owned());
                     }
