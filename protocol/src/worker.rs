@@ -10,7 +10,6 @@ use crate::limits::{
     HELLO_ITEMS, HELLO_LEASES, HELLO_RANKS, LEASE_ITEMS, REPORT_LINES, WORKER_SLOTS,
 };
 use crate::numerics::NumericsClass;
-use crate::transport::HEAD_START;
 use crate::work::{
     Assignment, Checkpoint, HeldRank, ItemOutcome, Lease, Roster, TrainingProgress, WorkError,
 };
@@ -20,8 +19,11 @@ use std::net::SocketAddr;
 
 /// An agent gives up an attempt to connect to a coordinator after this.
 pub const CONNECT_MS: u64 = 2_000;
+/// Head start of one coordinator before the next one is tried beside it: longer than a handshake takes
+/// on one continent, and short enough that two dead ones cost half a second.
+pub const HEAD_START_MS: u64 = 250;
 /// An agent gives up a round of attempts at five coordinators after this.
-pub const ROUND_MS: u64 = CONNECT_MS + 4 * HEAD_START.as_millis() as u64;
+pub const ROUND_MS: u64 = CONNECT_MS + 4 * HEAD_START_MS;
 /// Longest pause of an agent between two rounds of attempts at all coordinators.
 pub const RECONNECT_MS: u64 = 1_000;
 

@@ -3,13 +3,13 @@
 use crate::exit::Failure;
 use crate::tilde::refuse_tilde;
 use evoring_protocol::client::is_address;
-use evoring_protocol::transport::{Connector, Identity, look_up};
+use evoring_protocol::transport::{Announcement, Connector, Identity, look_up};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// Most bytes of a cluster file or an announcement.
+/// Most bytes of a cluster file.
 const FILE_BYTES: u64 = 64 << 10;
 /// Most coordinators in a cluster file.
 const COORDINATORS: usize = 16;
@@ -35,15 +35,6 @@ pub struct ClusterFile {
     pub coordinators: Vec<String>,
     /// Folder with certificate and key.
     pub identity: PathBuf,
-}
-
-/// What a coordinator writes after each start; other fields are for other readers.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Announcement {
-    /// Where it listens for workers and clients.
-    pub listen: SocketAddr,
-    /// Its process; another process means that connections to the former one are dead.
-    pub process: u32,
 }
 
 fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
@@ -84,7 +75,7 @@ enum Place {
 impl Place {
     fn announcement(&self) -> Option<Announcement> {
         match self {
-            Self::Announced(path) => serde_json::from_slice(&read_bounded(path).ok()?).ok(),
+            Self::Announced(path) => Announcement::read(path).ok(),
             Self::Listed(_) => None,
         }
     }

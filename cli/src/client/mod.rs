@@ -13,7 +13,7 @@ mod beside;
 mod group;
 mod setback;
 
-pub use access::{Access, Announcement, ClusterFile};
+pub use access::{Access, ClusterFile};
 pub use group::{is_told_by_leader, leader};
 pub use setback::Setback;
 
@@ -21,7 +21,7 @@ use crate::exit::{Exit, Failure};
 use access::Announcements;
 use evoring_protocol::client::{ClientReply, ClientRequest};
 use evoring_protocol::transport::{
-    CONNECT_TIMEOUT, Connection, Role, Search, TransportError, look_up,
+    Announcement, CONNECT_TIMEOUT, Connection, Role, Search, TransportError, look_up,
 };
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

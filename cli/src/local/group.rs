@@ -7,6 +7,7 @@ use crate::exit::Failure;
 use crate::follow::unexpected;
 use evoring_protocol::client::{ClientReply, ClientRequest, ClusterView, MemberRole, MemberView};
 use evoring_protocol::limits::MEMBERS;
+use evoring_protocol::transport::Announcement;
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -196,8 +197,7 @@ async fn address_of(coordinator: &LocalCoordinator, missing: &RefCell<String>) -
 
 /// Where the coordinator says that it listens.
 pub fn announced(coordinator: &LocalCoordinator) -> Option<String> {
-    let text = std::fs::read(&coordinator.announce).ok()?;
-    let announcement: crate::client::Announcement = serde_json::from_slice(&text).ok()?;
+    let announcement = Announcement::read(&coordinator.announce).ok()?;
     Some(announcement.listen.to_string())
 }
 

@@ -67,6 +67,9 @@ impl Door {
         if is_announced {
             self.announce()?;
         }
+        // An agent takes what is announced when it is first spoken to for the announcement of whom it
+        // talks with.
+        let mut early = Vec::new();
         loop {
             tokio::select! {
                 biased;
@@ -75,8 +78,10 @@ impl Door {
                 () = in_office(&self.doorkeeper.inbox), if !is_announced => {
                     is_announced = true;
                     self.announce()?;
+                    early.drain(..).for_each(|connection| self.serve(connection));
                 }
                 accepted = self.place.listener.accept() => match accepted {
+                    Some(Ok(connection)) if !is_announced && connection.peer().role == Role::Worker => early.push(connection),
                     Some(Ok(connection)) => self.serve(connection),
                     Some(Err(error)) => tracing::warn!(%error, "a connection was refused"),
                     None => anyhow::bail!("the listener at {} ended", self.place.listener.local_addr()),

@@ -1,10 +1,9 @@
 //! The coordinator's folder: one process at a time, and the announcement.
 
 use anyhow::{Context as _, bail};
-use evoring_protocol::transport::{Identity, Listener, TransportError};
+use evoring_protocol::transport::{Announcement, Identity, Listener, TransportError};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -74,16 +73,12 @@ impl Folder {
         listen: SocketAddr,
         http: SocketAddr,
     ) -> anyhow::Result<()> {
-        let process = std::process::id();
-        let text =
-            serde_json::json!({ "listen": listen, "http": http, "process": process }).to_string();
-        let unfinished = PathBuf::from(format!("{}.{process}.unfinished", path.display()));
-        let write = || {
-            let mut file = File::create(&unfinished)?;
-            file.write_all(text.as_bytes())?;
-            file.write_all(b"\n")?;
-            fs::rename(&unfinished, path)
+        let announcement = Announcement {
+            listen,
+            http: Some(http),
+            process: std::process::id(),
         };
-        write().with_context(|| format!("writing {}", path.display()))
+        let written = announcement.write(path);
+        written.with_context(|| format!("writing {}", path.display()))
     }
 }

@@ -107,6 +107,7 @@
 //! ```
 
 mod alert;
+mod announcement;
 mod authority;
 mod connection;
 mod connector;
@@ -120,6 +121,7 @@ mod settings;
 mod stream;
 mod tls;
 
+pub use announcement::Announcement;
 pub use authority::{Authority, BACKDATING, LIFETIME};
 pub use connection::Connection;
 pub use connector::Connector;
@@ -129,7 +131,6 @@ pub use listener::Listener;
 pub use look_up::look_up;
 pub use peer::{Peer, Remote, Role};
 pub use search::Search;
-pub(crate) use settings::HEAD_START;
 pub use settings::{CONNECT_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE, WATCHED_IDLE_TIMEOUT};
 pub use stream::{Receiver, Sender};
 

@@ -19,9 +19,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const WATCHED_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// [`KEEP_ALIVE`] of such a connection; two may be lost.
 const WATCHED_KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// Head start of one address before the next one is tried beside it: longer than a handshake takes
-/// on one continent, and short enough that two dead ones cost half a second.
-pub(crate) const HEAD_START: Duration = Duration::from_millis(250);
+/// Head start of one address before the next one is tried beside it.
+pub(super) const HEAD_START: Duration = Duration::from_millis(crate::worker::HEAD_START_MS);
 /// Longest wait for a close to reach the other side.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 

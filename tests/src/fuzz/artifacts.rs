@@ -4,8 +4,9 @@ use super::texts::parts;
 use evoring::artifacts::files::{MeasuredFile, ModelFile, PopulationFile, ResultFile};
 use evoring::artifacts::population::PopulationWriter;
 use evoring::artifacts::report;
-use evoring::client::{Announcement, ClusterFile};
+use evoring::client::ClusterFile;
 use evoring::picture::{self, PictureData};
+use evoring_protocol::transport::Announcement;
 use std::path::{Component, Path};
 
 /// A cluster file, and the same bytes as an announcement.

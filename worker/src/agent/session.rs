@@ -3,7 +3,9 @@
 
 use super::work::Event;
 use evoring_protocol::client::LeaderHint;
-use evoring_protocol::transport::{Connection, Connector, Role, Search, TransportError, look_up};
+use evoring_protocol::transport::{
+    Announcement, Connection, Connector, Role, Search, TransportError, look_up,
+};
 use evoring_protocol::worker::{CONNECT_MS, RECONNECT_MS, WorkerCommand, WorkerReport};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,24 +44,16 @@ pub enum Address {
 }
 
 /// What an announcement says: an address, and the process there if it is named.
-type Found = (SocketAddr, Option<u64>);
+type Found = (SocketAddr, Option<u32>);
 
 impl Address {
     fn resolve(&self) -> Result<Found, String> {
         match self {
             Self::Fixed(address) => Ok((*address, None)),
             Self::Announced(path) => {
-                let failed = |reason: String| format!("announcement {}: {reason}", path.display());
-                let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-                let value: serde_json::Value =
-                    serde_json::from_str(&text).map_err(|e| failed(e.to_string()))?;
-                let listen = value["listen"]
-                    .as_str()
-                    .ok_or_else(|| failed("expected a field `listen`".to_owned()))?;
-                let address = listen.parse().map_err(|_| {
-                    failed(format!("`listen` is {listen:?}, expected ADDRESS:PORT"))
-                })?;
-                Ok((address, value["process"].as_u64()))
+                let announcement = Announcement::read(path)
+                    .map_err(|error| format!("announcement {}: {error}", path.display()))?;
+                Ok((announcement.listen, Some(announcement.process)))
             }
         }
     }
