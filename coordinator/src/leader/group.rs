@@ -4,7 +4,7 @@ use super::proposals::Waiter;
 use super::{Action, Leader, LeaderConfig};
 use crate::consensus::PeerProgress;
 use crate::scheduler::{ConnectionId, Now};
-use crate::state::Command;
+use crate::state::{Command, Member};
 use evoring_protocol::client::{ClusterView, LeaderHint, MemberRole, MemberView};
 use evoring_protocol::peer::PeerHealth;
 #[cfg(evoring_plants)]
@@ -75,6 +75,16 @@ pub(super) struct Group {
 }
 
 impl Group {
+    /// How the group stands; what was known of removed members is of no use any more.
+    pub(super) fn stands(&mut self, report: GroupReport, members: &BTreeMap<u64, Member>) {
+        let nodes = report.nodes();
+        // A member that is yet to be taken in may have told its problem already.
+        let is_known = |id: &u64| nodes.contains(id) || members.contains_key(id);
+        self.health.retain(|id, _| is_known(id));
+        self.problems.retain(|id, _| is_known(id));
+        self.report = report;
+    }
+
     pub(super) fn heard(&mut self, id: u64, health: PeerHealth, now: Now) {
         self.health.insert(id, (now.mono_ms, health));
     }
@@ -142,9 +152,12 @@ impl Leader {
         }
     }
 
-    /// Whether this node certainly does not lead; alone in its group it only has not started to.
+    /// Whether this node certainly does not lead; alone in its group it only has not started to. One
+    /// that a group took for its member but has told nothing yet belongs to no membership that it
+    /// knows of, for ever if it is removed before.
     pub(super) fn is_elsewhere(&self) -> bool {
-        self.leads.is_none() && self.state.members().len() > 1
+        let is_alone = self.state.members().len() <= 1 && self.nodes().contains(&self.config.id);
+        self.leads.is_none() && !is_alone
     }
 
     /// Nodes of the membership in force, as of the last report; empty before the first.
@@ -316,10 +329,13 @@ impl Leader {
 mod tests {
     use super::{GroupReport, has_vote};
     use crate::consensus::Committed;
-    use crate::leader::{Action, Event, Leader, LeaderConfig, Secrets};
-    use crate::scheduler::{Now, TICK_MS};
+    use crate::leader::{Action, Denial, Event, Leader, LeaderConfig, Secrets, Ticket};
+    use crate::scheduler::{ConnectionId, Now, TICK_MS};
     use crate::state::{Batch, Command, NEWEST_RECORDS, OLDEST_RECORDS, State};
+    use evoring_protocol::WorkerId;
+    use evoring_protocol::numerics::NumericsClass;
     use evoring_protocol::peer::GroupId;
+    use evoring_protocol::worker::{Hello, WorkerCommand};
     use raft::eraftpb::ConfState;
 
     /// A leader whose entries are committed by hand.
@@ -378,6 +394,21 @@ mod tests {
         }
     }
 
+    fn hello() -> Hello {
+        Hello {
+            build: "test".into(),
+            worker: WorkerId::new("w").unwrap(),
+            incarnation: 1,
+            process: 1,
+            host: "h".into(),
+            slots: 1,
+            numerics: NumericsClass("cpu".into()),
+            metrics: None,
+            leases: Vec::new(),
+            ranks: Vec::new(),
+        }
+    }
+
     const KEY: Command = Command::SetLeaseKey { key: [2; 32] };
 
     /// Claim: a leader that lost its office with the proposal of a new version proposes it again in
@@ -429,6 +460,92 @@ mod tests {
             version: NEWEST_RECORDS,
         };
         assert_eq!(office.tick(), std::slice::from_ref(&raise));
+    }
+
+    /// Claim: a coordinator that a group took in, but told nothing yet, sends workers and clients
+    /// elsewhere; the only one of its group lets them wait until it leads.
+    /// Method: a hello and a write, each before and after the first report, without an election
+    /// (simulated: seed 1116; it was removed at once, and three workers waited for it for ever).
+    #[test]
+    fn who_knows_no_group_sends_elsewhere() {
+        let report = |voters: Vec<u64>| {
+            let membership = ConfState {
+                voters,
+                ..ConfState::default()
+            };
+            Event::Group(Box::new(GroupReport {
+                applied: membership.clone(),
+                membership,
+                ..GroupReport::default()
+            }))
+        };
+        let connection = ConnectionId(7);
+        let is_sent_away = |leader: &mut Leader, now| {
+            let hello = Event::Hello {
+                connection,
+                hello: hello(),
+            };
+            let write = Event::Write {
+                ticket: Ticket(1),
+                command: KEY,
+            };
+            let mut actions = leader.handle(hello, now).unwrap();
+            actions.extend(leader.handle(write, now).unwrap());
+            let is_said = |action: &Action| {
+                matches!(
+                    action,
+                    Action::Send {
+                        command: WorkerCommand::NotLeader { leader: None },
+                        ..
+                    }
+                )
+            };
+            let is_denied = |action: &Action| {
+                matches!(
+                    action,
+                    Action::Reply {
+                        outcome: Err(Denial::NotLeader(None)),
+                        ..
+                    }
+                )
+            };
+            let said = actions.iter().any(is_said);
+            assert_eq!(actions.iter().any(is_denied), said);
+            said
+        };
+        let Office { leader, now, .. } = &mut office();
+        leader.handle(report(vec![1]), *now).unwrap();
+        assert!(!is_sent_away(leader, *now));
+        let config = LeaderConfig::of_test("a", "a:1");
+        let mut joiner = Leader::new(config, State::default(), Secrets::new([1; 32]));
+        assert!(is_sent_away(&mut joiner, *now));
+        joiner.handle(report(Vec::new()), *now).unwrap();
+        assert!(is_sent_away(&mut joiner, *now));
+    }
+
+    /// Claim: what a member that is yet to be taken in told of its problem stays; of one that was
+    /// removed nothing does.
+    /// Method: two members, of which Raft knows neither; a report; both are removed; a report.
+    #[test]
+    fn problems_of_members_alone_are_kept() {
+        let mut office = office();
+        let added = ["b", "c"].map(|name| Command::AddMember {
+            name: name.into(),
+            address: format!("{name}:1"),
+        });
+        office.commit(1, added.to_vec());
+        let known = |office: &Office| office.leader.group.problems.keys().copied().collect();
+        for id in [2, 3] {
+            let problem = Some("cannot be reached".to_owned());
+            office.feed(Event::Contact { id, problem });
+        }
+        office.feed(Event::Group(Box::default()));
+        let before: Vec<u64> = known(&office);
+        assert_eq!(before, [2, 3]);
+        office.commit(1, vec![Command::RemoveMember { id: 3 }]);
+        office.feed(Event::Group(Box::default()));
+        let after: Vec<u64> = known(&office);
+        assert_eq!(after, [2]);
     }
 
     /// Claim: that a process has taken its id is proposed in each term until it is replicated, although

@@ -199,7 +199,7 @@ impl Leader {
                 self.snapshot_wanted = index;
                 self.take_snapshot();
             }
-            Event::Group(report) => self.group.report = *report,
+            Event::Group(report) => self.group.stands(*report, self.state.members()),
             Event::Health { id, health } => self.group.heard(id, health, now),
             Event::Contact { id, problem } => self.group.contact(id, problem),
             Event::Joined { id } => self.joined(id, now),
