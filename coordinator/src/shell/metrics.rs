@@ -55,15 +55,7 @@ pub(super) struct Metrics {
     rejected: IntCounter,
     /// When proposals that are not applied yet were made.
     proposals: Mutex<BTreeMap<u64, Instant>>,
-    leases_granted: IntCounter,
-    items_granted: IntCounter,
-    items_retried: IntCounter,
-    rosters_committed: IntCounter,
-    rosters_broken: IntCounter,
-    checkpoints: IntCounter,
-    workers_lost: IntCounter,
-    executors_exited: IntCounter,
-    jobs_ended: IntCounterVec,
+    events: EventCounters,
 }
 
 impl Metrics {
@@ -122,49 +114,14 @@ impl Metrics {
                 "Messages of other coordinators that were not taken",
             )?,
             proposals: Mutex::default(),
-            leases_granted: made.counter("leases_granted_total", "Leases granted")?,
-            items_granted: made.counter("items_granted_total", "Items in granted leases")?,
-            items_retried: made.counter(
-                "items_retried_total",
-                "Attempts of items that failed or were lost",
-            )?,
-            rosters_committed: made.counter("rosters_committed_total", "Rosters of gangs")?,
-            rosters_broken: made.counter(
-                "rosters_broken_total",
-                "Rosters that lost a member, failed or grew",
-            )?,
-            checkpoints: made.counter("checkpoints_total", "Durable checkpoints of gangs")?,
-            workers_lost: made.counter("workers_lost_total", "Sessions of workers that ended")?,
-            executors_exited: made.counter("executors_exited_total", "Executors that ended")?,
-            jobs_ended: made.counters(
-                "jobs_ended_total",
-                "Jobs that ended, since this process started",
-                "how",
-            )?,
+            events: EventCounters::new(&made)?,
             registry: made.0,
         })
     }
 
     /// Counts an event.
     pub(super) fn event(&self, event: &EventKind) {
-        match event {
-            EventKind::LeaseGranted { items, .. } => {
-                self.leases_granted.inc();
-                self.items_granted.inc_by(items.len() as u64);
-            }
-            EventKind::ItemsRetried { items, .. } => self.items_retried.inc_by(items.len() as u64),
-            EventKind::RosterCommitted { .. } => self.rosters_committed.inc(),
-            EventKind::RosterBroken { .. } => self.rosters_broken.inc(),
-            EventKind::Checkpointed { .. } => self.checkpoints.inc(),
-            EventKind::WorkerLost { .. } => self.workers_lost.inc(),
-            EventKind::ExecutorExited { .. } => self.executors_exited.inc(),
-            EventKind::JobFinished { .. } => self.jobs_ended.with_label_values(&["finished"]).inc(),
-            EventKind::JobFailed { .. } => self.jobs_ended.with_label_values(&["failed"]).inc(),
-            EventKind::JobCancelled { .. } => {
-                self.jobs_ended.with_label_values(&["cancelled"]).inc()
-            }
-            _ => {}
-        }
+        self.events.count(event);
     }
 
     /// Counts a write of the log.
@@ -331,6 +288,66 @@ impl Metrics {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
             .map_or(Ok(()), Err)
+    }
+}
+
+/// How often what the event file tells of happened.
+struct EventCounters {
+    leases_granted: IntCounter,
+    items_granted: IntCounter,
+    items_retried: IntCounter,
+    rosters_committed: IntCounter,
+    rosters_broken: IntCounter,
+    checkpoints: IntCounter,
+    workers_lost: IntCounter,
+    executors_exited: IntCounter,
+    jobs_ended: IntCounterVec,
+}
+
+impl EventCounters {
+    fn new(made: &Registrar) -> prometheus::Result<Self> {
+        Ok(Self {
+            leases_granted: made.counter("leases_granted_total", "Leases granted")?,
+            items_granted: made.counter("items_granted_total", "Items in granted leases")?,
+            items_retried: made.counter(
+                "items_retried_total",
+                "Attempts of items that failed or were lost",
+            )?,
+            rosters_committed: made.counter("rosters_committed_total", "Rosters of gangs")?,
+            rosters_broken: made.counter(
+                "rosters_broken_total",
+                "Rosters that lost a member, failed or grew",
+            )?,
+            checkpoints: made.counter("checkpoints_total", "Durable checkpoints of gangs")?,
+            workers_lost: made.counter("workers_lost_total", "Sessions of workers that ended")?,
+            executors_exited: made.counter("executors_exited_total", "Executors that ended")?,
+            jobs_ended: made.counters(
+                "jobs_ended_total",
+                "Jobs that ended, since this process started",
+                "how",
+            )?,
+        })
+    }
+
+    fn count(&self, event: &EventKind) {
+        match event {
+            EventKind::LeaseGranted { items, .. } => {
+                self.leases_granted.inc();
+                self.items_granted.inc_by(items.len() as u64);
+            }
+            EventKind::ItemsRetried { items, .. } => self.items_retried.inc_by(items.len() as u64),
+            EventKind::RosterCommitted { .. } => self.rosters_committed.inc(),
+            EventKind::RosterBroken { .. } => self.rosters_broken.inc(),
+            EventKind::Checkpointed { .. } => self.checkpoints.inc(),
+            EventKind::WorkerLost { .. } => self.workers_lost.inc(),
+            EventKind::ExecutorExited { .. } => self.executors_exited.inc(),
+            EventKind::JobFinished { .. } => self.jobs_ended.with_label_values(&["finished"]).inc(),
+            EventKind::JobFailed { .. } => self.jobs_ended.with_label_values(&["failed"]).inc(),
+            EventKind::JobCancelled { .. } => {
+                self.jobs_ended.with_label_values(&["cancelled"]).inc()
+            }
+            _ => {}
+        }
     }
 }
 
