@@ -141,6 +141,15 @@ pub enum JobDriver {
     PruneV1(Box<crate::prune::PruneDriver>),
 }
 
+impl JobDriver {
+    /// Version of the replicated records that brought it: a group takes it from then on.
+    pub fn since(&self) -> u16 {
+        match self {
+            Self::PruneV1(_) => 2,
+        }
+    }
+}
+
 impl Driver for JobDriver {
     fn stages(&self) -> Vec<String> {
         match self {

@@ -92,6 +92,8 @@ plants! {
     OutboxNotSentAgain,
     /// A leader answers reads without asking the others.
     ReadsUnasked,
+    /// A gang that gets another roster begins anew, although it has a checkpoint.
+    CheckpointForgotten,
 }
 
 impl Plant {

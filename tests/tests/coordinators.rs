@@ -236,8 +236,8 @@ impl WorkerPages {
 
 /// Claim: no evaluation of a running search is lost while all coordinators are away: what workers held
 /// goes on, is recorded once afterwards, and is not computed again.
-/// Method: all coordinators killed and not started again for a while, or stopped; then what workers
-/// count against what is recorded. An item that is granted as its coordinator dies may never reach a
+/// Method: all coordinators killed and not started again for a while, or stopped; what workers count
+/// grows meanwhile, and is what is recorded in the end, but for copies of slow ones. An item that is granted as its coordinator dies may never reach a
 /// worker, so that grants prove nothing.
 fn check_outage_of_search(how: Away) {
     let _alone = alone();
@@ -250,18 +250,18 @@ fn check_outage_of_search(how: Away) {
         let is_work = events.iter().any(|e| is_work(e, "search")) && !counts(&events).0.is_empty();
         (is_work && workers.sum("evoring_worker_slots_busy") > 0).then_some(())
     });
-    let (mut computed, mut before) = (0, Vec::new());
+    let (mut computed, mut before) = (Vec::new(), Vec::new());
     cluster.without_coordinators(how, outage(), || {
-        (computed, before) = (workers.items(), cluster.merged_events());
+        computed.push(workers.items());
+        before = cluster.merged_events();
     });
     assert!(
         !before.iter().any(|e| is_end(e, "search")),
         "the search was over"
     );
-    let recorded = counts(&before).0.len() as u64;
     assert!(
-        computed > recorded,
-        "the workers computed {computed} items, of which {recorded} were recorded by then: none meanwhile"
+        computed.first() < computed.last(),
+        "the workers computed nothing meanwhile: {computed:?}"
     );
     let view = finish(&cluster, job);
     let events = cluster.merged_events();
@@ -305,7 +305,11 @@ fn check_outage_of_gang(how: Away) {
         !before.iter().any(|e| is_end(e, "train")),
         "the training was over"
     );
-    assert!(seen.len() > 1, "the gang wrote nothing meanwhile: {seen:?}");
+    // One more may have been on its way to the disk; another takes steps.
+    assert!(
+        seen.len() > 2,
+        "the gang went on with nothing meanwhile: {seen:?}"
+    );
     let view = finish(&cluster, job);
     let rosters = |events: &[Event]| {
         let of_train = events.iter().filter_map(|event| match &event.kind {

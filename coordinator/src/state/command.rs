@@ -176,6 +176,8 @@ impl Command {
     /// Version of the records that brought it.
     pub fn since(&self) -> u16 {
         match self {
+            // A driver that older builds do not have must not be in a log that they read.
+            Self::Submit(submission) => submission.driver.since(),
             Self::Label { .. } => 3,
             Self::LabelOnce { .. } => 4,
             _ => OLDEST_RECORDS,

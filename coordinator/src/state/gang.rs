@@ -93,6 +93,10 @@ impl GangState {
         }
         self.last_roster = number;
         self.results.clear();
+        #[cfg(evoring_plants)]
+        if is_planted(Plant::CheckpointForgotten) {
+            self.checkpoint = None;
+        }
         Some(self.roster.insert(Roster {
             number,
             members: members.to_vec(),

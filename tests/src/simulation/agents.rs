@@ -60,6 +60,8 @@ pub(super) struct Agent {
     pub rosters: BTreeMap<Gang, (RosterNumber, u64)>,
     started_us: u64,
     session: u64,
+    /// What happened to it while its machine stands still.
+    backlog: Option<Vec<AgentEvent>>,
     /// The coordinator that it tries next.
     target: usize,
     wait_us: u64,
@@ -88,6 +90,7 @@ impl World {
                 rosters: BTreeMap::new(),
                 started_us: 0,
                 session: 0,
+                backlog: None,
                 target: index,
                 wait_us: FIRST_WAIT_US,
                 is_dialing: false,
@@ -135,11 +138,32 @@ impl World {
         agent.core = None;
         agent.executors.clear();
         agent.rosters.clear();
+        agent.backlog = None;
         if let Some(connection) = agent.connection.take() {
             self.agent_gone(connection);
         }
         let wait = self.dice.between(SECOND, 4 * SECOND);
         self.after(wait, Happening::AgentStart(index));
+    }
+
+    /// A worker's machine stands still, with its executors; whether it did not before.
+    pub(super) fn pause_agent(&mut self, index: usize, length: u64) -> bool {
+        let agent = &mut self.agents[index];
+        if agent.core.is_none() || agent.backlog.is_some() {
+            return false;
+        }
+        agent.backlog = Some(Vec::new());
+        self.after(length, Happening::AgentResume(index));
+        true
+    }
+
+    pub(super) fn resume_agent(&mut self, index: usize) -> Checked {
+        let agent = &mut self.agents[index];
+        let incarnation = agent.incarnation;
+        for event in agent.backlog.take().unwrap_or_default() {
+            self.agent_event(index, incarnation, event)?;
+        }
+        Ok(())
     }
 
     pub(super) fn agent_event(
@@ -152,6 +176,10 @@ impl World {
             return Ok(());
         };
         if agent.incarnation != incarnation || agent.core.is_none() {
+            return Ok(());
+        }
+        if let Some(backlog) = &mut agent.backlog {
+            backlog.push(event);
             return Ok(());
         }
         match event {
@@ -184,7 +212,13 @@ impl World {
                         message: "the blob store is away".to_owned(),
                         cause: FailureCause::Lost,
                     }),
-                    false => Ok(Some(Digest::of(&[held.rank.0 as u8]))),
+                    false => Ok(Some(match purpose {
+                        Purpose::Checkpoint(step) => {
+                            let gang = (held.job, held.demand);
+                            self.watch.checkpoints.stored(gang, step)
+                        }
+                        Purpose::Result(_) => Digest::of(&[held.rank.0 as u8]),
+                    })),
                 };
                 let event = Event::Stored {
                     held,
@@ -353,6 +387,7 @@ impl World {
     fn agent_commanded(&mut self, index: usize, command: WorkerCommand) -> Checked {
         if let WorkerCommand::StartRank { held, roster, .. } = &command {
             let (gang, now) = ((held.job, held.demand), self.now);
+            self.watch.checkpoints.resumes(gang, roster)?;
             self.meetings.entry(roster.secret).or_default().roster = Some((gang, roster.number));
             let newest = self.agents[index].rosters.entry(gang);
             let newest = newest.or_insert((roster.number, now));

@@ -92,8 +92,12 @@ sometimes! {
     Elected,
     /// A leader stepped down.
     SteppedDown,
-    /// A proposal was refused.
+    /// A leader that had stood still gave up its office.
+    PausedResigned,
+    /// A proposal was refused, by one that does not lead.
     ProposalRefused,
+    /// A proposal was put off: the leader was handing over.
+    ProposalPutOff,
     /// A snapshot was taken.
     SnapshotTaken,
     /// A snapshot was made for a follower that none of those that were there would do for.
@@ -124,6 +128,8 @@ sometimes! {
     ConnectionBroken,
     /// An agent's process was killed.
     AgentKilled,
+    /// A worker's machine stood still.
+    AgentPaused,
     /// An executor died.
     ExecutorKilled,
     /// A worker made up something about another's work.

@@ -86,6 +86,7 @@ enum Kind {
     Pause,
     HandOver,
     KillAgent,
+    PauseAgent,
     KillExecutor,
     BreakLink,
     ClockJump,
@@ -95,7 +96,7 @@ enum Kind {
     Power,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Kill,
     Kind::Partition,
     Kind::OneWay,
@@ -104,6 +105,7 @@ const KINDS: [Kind; 10] = [
     Kind::Pause,
     Kind::HandOver,
     Kind::KillAgent,
+    Kind::PauseAgent,
     Kind::KillExecutor,
     Kind::BreakLink,
 ];
@@ -269,6 +271,12 @@ impl World {
             Kind::KillAgent => {
                 let agent = self.dice.below(self.agents.len() as u64) as usize;
                 self.agent_dies(agent);
+            }
+            Kind::PauseAgent => {
+                let agent = self.dice.below(self.agents.len() as u64) as usize;
+                if self.pause_agent(agent, length.min(30 * SECOND)) {
+                    self.strikes(Sometimes::AgentPaused);
+                }
             }
             Kind::KillExecutor => return self.kill_executor(),
             Kind::BreakLink => {
@@ -475,6 +483,10 @@ impl World {
         let paused = self.now.saturating_sub(machine.paused_at);
         let mut backlog = machine.backlog.take().unwrap_or_default();
         if paused > NOTICED_PAUSE_US {
+            let process = machine.process.as_ref();
+            if process.is_some_and(|process| process.consensus.is_leader()) {
+                self.watch.counters.hit(Sometimes::PausedResigned);
+            }
             self.feed(host, Input::Raft(consensus::Event::Paused))?;
         }
         // Between connections there is no order: clients may be heard before the other coordinators.

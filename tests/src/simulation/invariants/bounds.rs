@@ -14,25 +14,41 @@ const TICKETS: usize = 4_096;
 
 /// Looks at all queues.
 pub(in super::super) fn now(world: &World) -> Checked {
-    let too_long = |what: &str, who: usize, length: usize| {
-        Err(Violation::new(NAME, format!("{length} {what} at {who}")))
-    };
     for (index, host) in world.hosts.iter().enumerate() {
         let Some(process) = &host.process else {
             continue;
         };
-        if process.waiting_writes() > WAITING_WRITES {
-            return too_long("waiting writes", index, process.waiting_writes());
-        }
-        if process.tickets.len() > TICKETS {
-            return too_long("waiting requests", index, process.tickets.len());
-        }
+        let writes = process.waiting_writes();
+        within("waiting writes", index, writes, WAITING_WRITES)?;
+        within("waiting requests", index, process.tickets.len(), TICKETS)?;
     }
     for (index, agent) in world.agents.iter().enumerate() {
         let waiting = agent.core.as_ref().map_or(0, |core| core.outbox_len());
-        if waiting > UNACKNOWLEDGED {
-            return too_long("unacknowledged reports", index, waiting);
-        }
+        within("unacknowledged reports", index, waiting, UNACKNOWLEDGED)?;
     }
     Ok(())
+}
+
+fn within(what: &str, who: usize, length: usize, bound: usize) -> Checked {
+    if length <= bound {
+        return Ok(());
+    }
+    let what = format!("{length} {what} at {who}, at most {bound} are to be");
+    Err(Violation::new(NAME, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Claim: one more than a bound is found, the bound is not. Method: both.
+    #[test]
+    fn too_long_queues_are_found() {
+        within("requests", 1, TICKETS, TICKETS).unwrap();
+        let found = within("requests", 1, TICKETS + 1, TICKETS).unwrap_err();
+        assert_eq!(
+            found.to_string(),
+            "bounds: 4097 requests at 1, at most 4096 are to be"
+        );
+    }
 }

@@ -4,6 +4,7 @@
 //! names of violations that the cores themselves report.
 
 pub(super) mod bounds;
+pub(super) mod checkpoints;
 mod history;
 mod identity;
 mod items;
@@ -23,7 +24,7 @@ use super::counters::{Counters, Sometimes};
 use super::process::Birth;
 use super::trace::Trace;
 use super::world::World;
-use evoring_coordinator::consensus::{Consensus, Rejection};
+use evoring_coordinator::consensus::{Consensus, Refusal, Rejection};
 use evoring_coordinator::leader;
 use evoring_coordinator::state::{Batch, NEWEST_RECORDS, State};
 use evoring_coordinator::storage::{LogWrite, Stored};
@@ -58,6 +59,7 @@ pub(super) struct Watch {
     pub jobs: jobs::Jobs,
     pub items: items::Items,
     pub rosters: rosters::Rosters,
+    pub checkpoints: checkpoints::Checkpoints,
     pub membership: membership::Membership,
     pub stores: stores::Stores,
     pub history: history::History,
@@ -76,6 +78,7 @@ impl Watch {
             jobs: jobs::Jobs::default(),
             items: items::Items::default(),
             rosters: rosters::Rosters::default(),
+            checkpoints: checkpoints::Checkpoints::default(),
             membership: membership::Membership::default(),
             stores: stores::Stores::default(),
             history: history::History::default(),
@@ -92,7 +95,7 @@ impl Watch {
     }
 
     pub(super) fn after_consensus(&mut self, birth: &Birth, consensus: &Consensus) -> Checked {
-        self.terms.leads(birth.id, consensus)?;
+        self.terms.stands(birth.id, consensus)?;
         self.log.committed(birth.host, consensus.committed())
     }
 
@@ -115,8 +118,11 @@ impl Watch {
                 self.counters.hit(Sometimes::SteppedDown);
                 return Ok(false);
             }
-            leader::Event::Refused { .. } => {
-                self.counters.hit(Sometimes::ProposalRefused);
+            leader::Event::Refused { reason, .. } => {
+                self.counters.hit(match reason {
+                    Refusal::NotLeader => Sometimes::ProposalRefused,
+                    Refusal::NotNow => Sometimes::ProposalPutOff,
+                });
                 return Ok(false);
             }
             leader::Event::ReadReady { .. } => {
@@ -219,6 +225,7 @@ impl Watch {
             self.items
                 .applied(&batch.commands, &applied, state, counters)?;
             self.rosters.applied(&batch.commands, &applied, counters)?;
+            self.checkpoints.applied(&batch.commands, &applied)?;
         }
         let state = self.log.reference();
         self.time.passed(state)?;
