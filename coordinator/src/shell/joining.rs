@@ -1,14 +1,13 @@
 //! A coordinator without an id waits until a leader gives it one.
 
 use super::member_file::{self, Membership};
+use super::peers::first_word;
 use evoring_protocol::peer::{PeerMessage, PeerRefusal, PeerReply};
 use evoring_protocol::transport::{Connection, Listener, Role, TransportError};
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// The first message of a connection comes within this time.
-const HELLO: Duration = Duration::from_secs(5);
 /// A refused peer has this long to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
 const WAITS: &str = "this coordinator waits to be taken into a group";
@@ -55,10 +54,12 @@ pub(super) async fn wait(
 type Word = (Membership, Connection, evoring_protocol::transport::Sender);
 
 async fn hear(connection: Connection, told: mpsc::Sender<Word>) -> Result<(), TransportError> {
-    let (mut sender, mut receiver) = connection.accept().await?;
-    let first = tokio::time::timeout(HELLO, receiver.receive::<PeerMessage>()).await;
+    let Some((mut sender, _receiver, first)) = first_word(&connection).await? else {
+        connection.close(WAITS);
+        return Ok(());
+    };
     let message = match first {
-        Ok(Ok(Some(PeerMessage::Join(hello)))) => {
+        PeerMessage::Join(hello) => {
             let membership = Membership {
                 group: hello.group,
                 id: hello.to,
@@ -67,13 +68,12 @@ async fn hear(connection: Connection, told: mpsc::Sender<Word>) -> Result<(), Tr
             let _ = told.send((membership, connection, sender)).await;
             return Ok(());
         }
-        Ok(Ok(Some(PeerMessage::Hello(hello)))) => format!(
+        PeerMessage::Hello(hello) => format!(
             "{WAITS}: it is not member {}, whose disk was lost; remove that member and add this \
              process anew",
             hello.to
         ),
-        Ok(Err(error)) => return Err(error),
-        Ok(Ok(_)) | Err(_) => WAITS.to_owned(),
+        _ => WAITS.to_owned(),
     };
     let refusal = PeerRefusal::WrongId;
     sender

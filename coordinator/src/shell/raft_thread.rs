@@ -116,6 +116,13 @@ impl RaftSender {
         }
     }
 
+    /// Hands over what comes again, unless too much waits.
+    pub(super) fn offer(&self, input: Input) {
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(input) {
+            tracing::debug!("what another coordinator says is dropped: too much waits");
+        }
+    }
+
     /// Hands a message of another coordinator over, unless too many wait.
     pub(super) fn peer(&self, from: u64, message: eraftpb::Message, bytes: usize) {
         let waiting = &self.waiting;

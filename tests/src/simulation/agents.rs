@@ -60,8 +60,8 @@ pub(super) struct Agent {
     pub rosters: BTreeMap<Gang, (RosterNumber, u64)>,
     started_us: u64,
     session: u64,
-    /// What happened to it while its machine stands still.
-    backlog: Option<Vec<AgentEvent>>,
+    /// Since when its machine stands still, and what happened to it meanwhile.
+    backlog: Option<(u64, Vec<AgentEvent>)>,
     /// The coordinator that it tries next.
     target: usize,
     wait_us: u64,
@@ -152,7 +152,7 @@ impl World {
         if agent.core.is_none() || agent.backlog.is_some() {
             return false;
         }
-        agent.backlog = Some(Vec::new());
+        agent.backlog = Some((self.now, Vec::new()));
         self.after(length, Happening::AgentResume(index));
         true
     }
@@ -160,7 +160,14 @@ impl World {
     pub(super) fn resume_agent(&mut self, index: usize) -> Checked {
         let agent = &mut self.agents[index];
         let incarnation = agent.incarnation;
-        for event in agent.backlog.take().unwrap_or_default() {
+        let Some((since, backlog)) = agent.backlog.take() else {
+            return Ok(());
+        };
+        // It had no time to obey.
+        for (_, told) in agent.rosters.values_mut() {
+            *told += self.now - since;
+        }
+        for event in backlog {
             self.agent_event(index, incarnation, event)?;
         }
         Ok(())
@@ -178,7 +185,7 @@ impl World {
         if agent.incarnation != incarnation || agent.core.is_none() {
             return Ok(());
         }
-        if let Some(backlog) = &mut agent.backlog {
+        if let Some((_, backlog)) = &mut agent.backlog {
             backlog.push(event);
             return Ok(());
         }

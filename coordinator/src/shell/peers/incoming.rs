@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// The first message of a connection comes within this time.
-const HELLO: Duration = Duration::from_secs(5);
+/// The first stream and the first message on it come within this time.
+const FIRST_WORD: Duration = Duration::from_secs(5);
 /// A refused coordinator has this long to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -26,6 +26,20 @@ pub(in super::super) struct Doorkeeper {
     pub inbox: Inbox,
 }
 
+/// The stream that another coordinator opens first, and what it says on it; none if it is late or says
+/// nothing.
+pub(in super::super) async fn first_word(
+    connection: &Connection,
+) -> Result<Option<(Sender, Receiver, PeerMessage)>, TransportError> {
+    let word = async {
+        let (sender, mut receiver) = connection.accept().await?;
+        let message = receiver.receive().await?;
+        Ok(message.map(|message| (sender, receiver, message)))
+    };
+    let word = tokio::time::timeout(FIRST_WORD, word).await;
+    word.unwrap_or(Ok(None))
+}
+
 /// Serves a coordinator's connection until it ends.
 pub(in super::super) async fn serve(
     connection: Connection,
@@ -33,15 +47,11 @@ pub(in super::super) async fn serve(
     mut stopped: watch::Receiver<bool>,
 ) {
     let served = async {
-        let (mut sender, mut receiver) = connection.accept().await?;
-        let first = tokio::time::timeout(HELLO, receiver.receive::<PeerMessage>()).await;
-        let hello = match first {
-            Ok(Ok(Some(PeerMessage::Hello(hello) | PeerMessage::Join(hello)))) => hello,
-            Ok(Err(error)) => return Err(error),
-            Ok(Ok(_)) | Err(_) => {
-                connection.close("a coordinator must say hello first");
-                return Ok(());
-            }
+        let Some((mut sender, receiver, PeerMessage::Hello(hello) | PeerMessage::Join(hello))) =
+            first_word(&connection).await?
+        else {
+            connection.close("a coordinator must say hello first");
+            return Ok(());
         };
         if let Err((refusal, message)) = door.admits(&connection.peer().name, &hello) {
             tracing::warn!(peer = %connection.peer(), from = hello.from, message, "a coordinator is refused");
@@ -49,7 +59,8 @@ pub(in super::super) async fn serve(
         }
         sender.send(&PeerReply::Welcome).await?;
         let (from, address) = (hello.from, hello.address);
-        door.raft.send(Input::Address {
+        // Said again with the next hello.
+        door.raft.offer(Input::Address {
             id: from,
             name: connection.peer().name.clone(),
             address,

@@ -14,7 +14,7 @@ mod link;
 mod queue;
 
 pub(super) use complaints::Complaints;
-pub(super) use incoming::{Doorkeeper, serve};
+pub(super) use incoming::{Doorkeeper, first_word, serve};
 pub(super) use link::Outgoing;
 
 use super::leader_thread::{Inbox, Standing};
