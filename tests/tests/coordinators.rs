@@ -296,11 +296,11 @@ fn check_outage_of_gang(how: Away) {
             .any(is_checkpoint)
             .then_some(())
     });
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut before) = (BTreeSet::new(), Vec::new());
     cluster.without_coordinators(how, outage(), || {
         seen.insert(files_below(&cluster.folder().join("blobs")));
+        before = cluster.merged_events();
     });
-    let before = cluster.merged_events();
     assert!(
         !before.iter().any(|e| is_end(e, "train")),
         "the training was over"
