@@ -236,9 +236,10 @@ impl WorkerPages {
 
 /// Claim: no evaluation of a running search is lost while all coordinators are away: what workers held
 /// goes on, is recorded once afterwards, and is not computed again.
-/// Method: all coordinators killed and not started again for a while, or stopped; what workers count
-/// grows meanwhile, and is what is recorded in the end, but for copies of slow ones. An item that is granted as its coordinator dies may never reach a
-/// worker, so that grants prove nothing.
+/// Method: all coordinators killed and not started again for a while, or stopped, while all slots are
+/// busy; what workers count grows meanwhile, and is what is recorded in the end, but for copies of slow
+/// ones. An item that is granted as its coordinator dies may never reach a worker, so that grants prove
+/// nothing.
 fn check_outage_of_search(how: Away) {
     let _alone = alone();
     undisturbed(&self::job());
@@ -248,7 +249,9 @@ fn check_outage_of_search(how: Away) {
     cluster.wait_for("work in the search", || {
         let events = cluster.merged_events();
         let is_work = events.iter().any(|e| is_work(e, "search")) && !counts(&events).0.is_empty();
-        (is_work && workers.sum("evoring_worker_slots_busy") > 0).then_some(())
+        let are_busy =
+            || workers.sum("evoring_worker_slots_busy") == workers.sum("evoring_worker_slots ");
+        (is_work && are_busy()).then_some(())
     });
     let (mut computed, mut before) = (Vec::new(), Vec::new());
     cluster.without_coordinators(how, outage(), || {

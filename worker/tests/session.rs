@@ -216,11 +216,11 @@ async fn a_coordinator_that_just_started_is_kept() {
     assert_eq!(received, Some(report()));
     announce(&path, listener.local_addr(), 2);
     // Longer than an agent takes to see an announcement: this pause is the scenario.
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
     let command = WorkerCommand::Acknowledge { sequence: 7 };
     commands.send(&command).await.unwrap();
     assert_eq!(agent.next().await, Event::Command(command));
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
     assert!(agent.events.is_empty());
     announce(&path, listener.local_addr(), 3);
     assert_eq!(agent.next().await, Event::Disconnected);

@@ -3,9 +3,8 @@
 use crate::exit::Failure;
 use crate::tilde::refuse_tilde;
 use evoring_protocol::client::is_address;
-use evoring_protocol::transport::{Announcement, Connector, Identity, look_up};
+use evoring_protocol::transport::{Announcement, Connector, Identity, look_up, small_file};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -89,7 +88,7 @@ impl Access {
     pub fn from_file(path: &Path) -> Result<Self, Failure> {
         let wrong =
             |reason: String| Failure::usage(format!("cluster file {}: {reason}", path.display()));
-        let text = read_bounded(path).map_err(|error| {
+        let text = small_file(path, FILE_BYTES).map_err(|error| {
             wrong(format!(
                 "{error}; `evoring local` prints the path of its own"
             ))
@@ -187,20 +186,6 @@ impl Access {
             Err(problems.join("; "))
         }
     }
-}
-
-/// Reads a small file; a larger one is an error before memory is taken.
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?
-        .take(FILE_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES {
-        return Err(std::io::Error::other(format!(
-            "more than {FILE_BYTES} bytes"
-        )));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use tokio::sync::{mpsc, watch};
 const OFFICE_INTERVAL: Duration = Duration::from_millis(2);
 /// A coordinator that stops waits this long for another one to lead.
 const HAND_OVER: Duration = Duration::from_secs(1);
+/// Workers that wait until this coordinator announces itself.
+const EARLY_WORKERS: usize = 16_384;
 
 /// Where peers come in.
 pub(super) struct Door {
@@ -29,6 +31,16 @@ pub(super) struct Door {
     stop: watch::Sender<bool>,
     /// The group had one member at the start.
     is_alone: bool,
+}
+
+/// Keeps a worker's connection for later, with those that have not ended.
+fn keep(early: &mut Vec<Connection>, connection: Connection) {
+    early.retain(|connection| !connection.is_closed());
+    if early.len() < EARLY_WORKERS {
+        early.push(connection);
+    } else {
+        connection.close("the coordinator is taking office; connect again");
+    }
 }
 
 impl Door {
@@ -81,7 +93,7 @@ impl Door {
                     early.drain(..).for_each(|connection| self.serve(connection));
                 }
                 accepted = self.place.listener.accept() => match accepted {
-                    Some(Ok(connection)) if !is_announced && connection.peer().role == Role::Worker => early.push(connection),
+                    Some(Ok(connection)) if !is_announced && connection.peer().role == Role::Worker => keep(&mut early, connection),
                     Some(Ok(connection)) => self.serve(connection),
                     Some(Err(error)) => tracing::warn!(%error, "a connection was refused"),
                     None => anyhow::bail!("the listener at {} ended", self.place.listener.local_addr()),

@@ -116,11 +116,14 @@ impl RaftSender {
         }
     }
 
-    /// Hands over what comes again, unless too much waits.
-    pub(super) fn offer(&self, input: Input) {
-        if let Err(TrySendError::Full(_)) = self.sender.try_send(input) {
-            tracing::debug!("what another coordinator says is dropped: too much waits");
+    /// Hands over where another coordinator says that it listens, unless too many messages wait: it
+    /// says so whenever it connects.
+    pub(super) fn address(&self, id: u64, name: String, address: String) {
+        let messages = self.waiting.messages.fetch_add(1, Ordering::Relaxed);
+        if messages >= PEER_MESSAGES {
+            return self.taken(0);
         }
+        self.send(Input::Address { id, name, address });
     }
 
     /// Hands a message of another coordinator over, unless too many wait.
@@ -329,6 +332,7 @@ impl Worker {
         match input {
             Input::Core(_) | Input::Peer { .. } | Input::Stop => Ok(()),
             Input::Address { id, name, address } => {
+                self.waiting.messages.fetch_sub(1, Ordering::Relaxed);
                 self.parts.links.hint(id, name, address);
                 Ok(())
             }

@@ -22,19 +22,12 @@ pub struct Announcement {
 }
 
 impl Announcement {
-    /// Reads one; a larger file is an error before memory is taken.
+    /// Reads one.
     ///
     /// # Errors
     /// If the file cannot be read, is too large, or says something else.
     pub fn read(path: &Path) -> io::Result<Self> {
-        let mut bytes = Vec::new();
-        File::open(path)?
-            .take(FILE_BYTES + 1)
-            .read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > FILE_BYTES {
-            return Err(io::Error::other(format!("more than {FILE_BYTES} bytes")));
-        }
-        Ok(serde_json::from_slice(&bytes)?)
+        Ok(serde_json::from_slice(&small_file(path, FILE_BYTES)?)?)
     }
 
     /// Writes it, whole or not at all.
@@ -49,6 +42,20 @@ impl Announcement {
         File::create(&unfinished)?.write_all(&text)?;
         fs::rename(&unfinished, path)
     }
+}
+
+/// Reads a file that is small; of a larger one only so much is read, which is an error then.
+///
+/// # Errors
+/// If the file cannot be read, or has more than `most` bytes.
+pub fn small_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("more than {most} bytes")));
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -121,7 +121,7 @@ mod settings;
 mod stream;
 mod tls;
 
-pub use announcement::Announcement;
+pub use announcement::{Announcement, small_file};
 pub use authority::{Authority, BACKDATING, LIFETIME};
 pub use connection::Connection;
 pub use connector::Connector;

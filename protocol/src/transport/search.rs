@@ -12,7 +12,7 @@ pub struct Search {
     hinted: Vec<SocketAddr>,
     /// Where the leader was not.
     left: Option<SocketAddr>,
-    /// Steps since the leader was last found.
+    /// Steps since the leader was last found, or nobody was.
     steps: usize,
 }
 
@@ -104,7 +104,7 @@ mod tests {
         assert!(!step(&mut search, 1, 2));
         // After a time without anybody the first hint is followed at once.
         search.nobody();
-        assert!(search.elsewhere(at(1), Vec::new(), 2));
+        assert!(search.elsewhere(at(1), vec![at(2)], 2));
         assert!(!Search::default().elsewhere(at(1), Vec::new(), 1));
     }
 }

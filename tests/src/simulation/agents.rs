@@ -153,14 +153,18 @@ impl World {
             return false;
         }
         agent.backlog = Some((self.now, Vec::new()));
-        self.after(length, Happening::AgentResume(index));
+        let incarnation = agent.incarnation;
+        self.after(length, Happening::AgentResume(index, incarnation));
         true
     }
 
-    pub(super) fn resume_agent(&mut self, index: usize) -> Checked {
+    pub(super) fn resume_agent(&mut self, index: usize, incarnation: u64) -> Checked {
         let agent = &mut self.agents[index];
-        let incarnation = agent.incarnation;
-        let Some((since, backlog)) = agent.backlog.take() else {
+        let backlog = match agent.incarnation == incarnation {
+            true => agent.backlog.take(),
+            false => None,
+        };
+        let Some((since, backlog)) = backlog else {
             return Ok(());
         };
         // It had no time to obey.

@@ -50,8 +50,8 @@ pub(super) enum Happening {
     Agent(usize, u64, AgentEvent),
     /// An agent's process starts.
     AgentStart(usize),
-    /// A worker's machine goes on after it stood still.
-    AgentResume(usize),
+    /// The machine of an agent of this incarnation goes on after it stood still.
+    AgentResume(usize, u64),
     /// A fault begins or ends.
     Fault(Fault),
     /// Nothing fails from now on.
@@ -219,7 +219,7 @@ impl World {
                 self.agent_event(agent, incarnation, event)?;
             }
             Happening::AgentStart(agent) => self.start_agent(agent)?,
-            Happening::AgentResume(agent) => self.resume_agent(agent)?,
+            Happening::AgentResume(agent, incarnation) => self.resume_agent(agent, incarnation)?,
             Happening::Fault(fault) => self.fault(fault)?,
             Happening::Calm => self.calm_down(),
         }
@@ -275,7 +275,7 @@ fn kind(what: &Happening) -> u64 {
         Happening::AgentStart(agent) => (12, *agent),
         Happening::Fault(_) => (13, 0),
         Happening::Calm => (14, 0),
-        Happening::AgentResume(agent) => (15, *agent),
+        Happening::AgentResume(agent, _) => (15, *agent),
     };
     kind << 32 | who as u64
 }

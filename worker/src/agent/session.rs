@@ -43,7 +43,7 @@ pub enum Address {
     Announced(PathBuf),
 }
 
-/// What an announcement says: an address, and the process there if it is named.
+/// Where to connect to, and the process there if it is announced.
 type Found = (SocketAddr, Option<u32>);
 
 impl Address {
@@ -96,7 +96,7 @@ pub async fn keep_connected(
                 let end = tokio::select! {
                     biased;
                     end = talk(&connection, session, &mut reports, &events, speaks) => end,
-                    () = moved(&addresses, found, connection.remote_address(), spoke) => End::Lost("the coordinator announced itself anew".to_owned()),
+                    () = moved(&addresses, &found, connection.remote_address(), spoke) => End::Lost("the coordinator announced itself anew".to_owned()),
                 };
                 let at = connection.remote_address();
                 connection.close("the session ended");
@@ -176,29 +176,42 @@ async fn connect(
 /// Completes when the coordinator at `at` announces itself anew: the one that this agent talks with
 /// was killed, which QUIC would notice only after its idle timeout.
 ///
-/// `found` is what was announced before the connection was made. One that has just started takes
-/// connections at its old address before it announces itself, so a new announcement means nothing
-/// until it `spoke`, which comes after that; one that does not speak is given the time of an attempt.
+/// `found` is what was announced before the connection was made. One that starts takes connections at
+/// its old address before it announces itself, and speaks after that: until it `spoke`, a new
+/// announcement may be its own, and it is given the time of an attempt to speak.
 async fn moved(
     addresses: &[Address],
-    mut found: Vec<Option<Found>>,
+    found: &[Option<Found>],
     at: SocketAddr,
-    spoke: oneshot::Receiver<()>,
+    mut spoke: oneshot::Receiver<()>,
 ) {
-    let said = |address: &Address| address.resolve().ok();
-    let is_other = |found: &[Option<Found>]| {
-        let mut pairs = addresses.iter().zip(found);
-        pairs.any(|(address, found)| {
-            // Only what led here matters.
-            let led_here = found.is_some_and(|(address, _)| address == at);
-            led_here && said(address).is_some_and(|now| Some(now) != *found)
-        })
+    let mut pairs = addresses.iter().zip(found);
+    // Only what led here matters.
+    let led_here = pairs.find_map(|(address, found)| {
+        let found = found.filter(|(announced, _)| *announced == at)?;
+        Some((address, found))
+    });
+    let Some((address, mut found)) = led_here else {
+        return std::future::pending().await;
     };
-    if let Ok(Ok(())) = tokio::time::timeout(CONNECT, spoke).await {
-        found = addresses.iter().map(said).collect();
-    }
-    while !is_other(&found) {
-        tokio::time::sleep(ANNOUNCEMENT_LOOK).await;
+    let (mut has_spoken, mut changed) = (false, None);
+    loop {
+        tokio::select! {
+            // It is dropped only with the session.
+            Ok(()) = &mut spoke, if !has_spoken => {
+                has_spoken = true;
+                changed = None;
+                let now = address.resolve().ok();
+                found = now.filter(|(announced, _)| *announced == at).unwrap_or(found);
+            }
+            () = tokio::time::sleep(ANNOUNCEMENT_LOOK) => {}
+        }
+        if address.resolve().is_ok_and(|now| now != found) {
+            let since = *changed.get_or_insert_with(Instant::now);
+            if has_spoken || since.elapsed() >= CONNECT {
+                return;
+            }
+        }
     }
 }
 

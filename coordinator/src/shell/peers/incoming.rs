@@ -2,7 +2,7 @@
 
 use super::super::leader_thread::{Inbox, Message, Standing};
 use super::super::member_file::Membership;
-use super::super::raft_thread::{Input, RaftSender};
+use super::super::raft_thread::RaftSender;
 use super::Complaints;
 use crate::consensus::{Assembly, decode_message};
 use crate::leader;
@@ -58,13 +58,9 @@ pub(in super::super) async fn serve(
             return refuse(&connection, sender, refusal, message).await;
         }
         sender.send(&PeerReply::Welcome).await?;
-        let (from, address) = (hello.from, hello.address);
-        // Said again with the next hello.
-        door.raft.offer(Input::Address {
-            id: from,
-            name: connection.peer().name.clone(),
-            address,
-        });
+        let from = hello.from;
+        door.raft
+            .address(from, connection.peer().name.clone(), hello.address);
         let mut standing = door.standing.clone();
         let name = &connection.peer().name;
         tokio::select! {
