@@ -2,7 +2,7 @@
 //! transport: what it says, what survives, and what ends with it.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use evoring_protocol::transport::{Authority, Identity, Listener, Role};
+use evoring_protocol::transport::{Announcement, Authority, Identity, Listener, Role};
 use evoring_protocol::work::{Assignment, Kernel, Lease, LeasedItem};
 use evoring_protocol::worker::{Hello, WorkerCommand, WorkerReport};
 use evoring_protocol::{
@@ -85,10 +85,13 @@ impl Agent {
             &self.coordinator,
         )
         .unwrap();
-        let text = format!("{{\"listen\": \"{}\"}}", listener.local_addr());
+        let announcement = Announcement {
+            listen: listener.local_addr(),
+            http: None,
+            process: std::process::id(),
+        };
         let path = self.folder.path().join("coordinator.json");
-        std::fs::write(path.with_extension("part"), text).unwrap();
-        std::fs::rename(path.with_extension("part"), path).unwrap();
+        announcement.write(&path).unwrap();
         listener
     }
 

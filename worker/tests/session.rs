@@ -4,7 +4,7 @@
 
 use evoring_protocol::ClusterId;
 use evoring_protocol::client::LeaderHint;
-use evoring_protocol::transport::{Authority, Connection, Connector, Listener, Role};
+use evoring_protocol::transport::{Announcement, Authority, Connection, Connector, Listener, Role};
 use evoring_protocol::worker::{WorkerCommand, WorkerReport};
 use evoring_worker::agent::session::{Address, Addressed, keep_connected};
 use evoring_worker::agent::work::Event;
@@ -120,9 +120,13 @@ async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 fn announce(path: &Path, listen: SocketAddr, process: u32) {
-    let text = format!("{{\"listen\": \"{listen}\", \"process\": {process}}}");
-    std::fs::write(path.with_extension("part"), text).unwrap();
-    std::fs::rename(path.with_extension("part"), path).unwrap();
+    let http = None;
+    let announcement = Announcement {
+        listen,
+        http,
+        process,
+    };
+    announcement.write(path).unwrap();
 }
 
 /// Claim: the leader is found behind a dead coordinator and one that does not lead, by its hint
