@@ -47,9 +47,10 @@ demo: setup
 	@$(GATE) "release build" $(CARGO) build --release --locked --workspace --bins
 	@$(GATE) "job examples/prune-fashion.toml" $(TARGET)/release/evoring run examples/prune-fashion.toml
 
+# The simulator of the tests' build is slower, but building an optimized one takes four minutes more.
 test: setup
 	@$(GATE) "test build" $(CARGO) test --workspace --locked --no-run
-	@$(MAKE) --no-print-directory simulate SEEDS=200
+	@$(TARGET)/debug/evoring-simulate --seeds 200 --start $(START) --minutes $(MINUTES)
 	@ops/test.py
 
 simulate: setup
@@ -79,6 +80,7 @@ verify: setup
 	@$(GATE) "sources (sizes, paths, ignored tests)" $(TIDY)/sources.py
 	@$(GATE) "arrows between rooms" $(TIDY)/arrows.py
 	@$(GATE) "clippy" $(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
+	@$(GATE) "jobs and kernels without the transport" $(CARGO) check --locked --quiet -p evoring-jobs -p evoring-kernels
 	@RUSTDOCFLAGS="-D warnings" $(GATE) "rustdoc" $(CARGO) doc --workspace --no-deps --document-private-items --locked --quiet
 	@$(GATE) "cargo-deny and PyTorch are there" ops/setup/setup.sh --deny --pytorch
 	@$(GATE) "crates are here" $(CARGO) fetch --locked --quiet
