@@ -4,7 +4,9 @@
 
 use evoring_protocol::ClusterId;
 use evoring_protocol::client::LeaderHint;
-use evoring_protocol::transport::{Announcement, Authority, Connection, Connector, Listener, Role};
+use evoring_protocol::transport::{
+    Announcement, Authority, Connection, Connector, Listener, Role, Sender,
+};
 use evoring_protocol::worker::{WorkerCommand, WorkerReport};
 use evoring_worker::agent::session::{Address, Addressed, keep_connected};
 use evoring_worker::agent::work::Event;
@@ -82,16 +84,16 @@ fn coordinator(authority: &Authority, address: &str) -> Listener {
     Listener::bind(address.parse().unwrap(), &identity).unwrap()
 }
 
-/// Takes a session's first report; the connection.
-async fn take(listener: &mut Listener) -> Connection {
+/// Takes a session's first report; the connection, and the way to speak on it.
+async fn take(listener: &mut Listener) -> (Connection, Sender) {
     let connection = in_time("a connection", listener.accept())
         .await
         .unwrap()
         .unwrap();
-    let (_, mut reports) = in_time("a stream", connection.accept()).await.unwrap();
+    let (commands, mut reports) = in_time("a stream", connection.accept()).await.unwrap();
     let received = in_time("a report", reports.receive()).await.unwrap();
     assert_eq!(received, Some(report()));
-    connection
+    (connection, commands)
 }
 
 /// Says to every agent that it does not lead.
@@ -213,11 +215,7 @@ async fn a_coordinator_that_just_started_is_kept() {
     announce(&path, listener.local_addr(), 1);
     let mut agent = Agent::start(authority, vec![Address::Announced(path.clone())]);
     agent.greet().await;
-    let connection = in_time("a connection", listener.accept()).await;
-    let connection = connection.unwrap().unwrap();
-    let (mut commands, mut reports) = in_time("a stream", connection.accept()).await.unwrap();
-    let received = in_time("a report", reports.receive()).await.unwrap();
-    assert_eq!(received, Some(report()));
+    let (_connection, mut commands) = take(&mut listener).await;
     announce(&path, listener.local_addr(), 2);
     // Longer than an agent takes to see an announcement: this pause is the scenario.
     tokio::time::sleep(Duration::from_millis(400)).await;

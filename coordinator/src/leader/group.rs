@@ -409,6 +409,19 @@ mod tests {
         }
     }
 
+    /// A membership of these voters, applied.
+    fn report(voters: &[u64]) -> Event {
+        let membership = ConfState {
+            voters: voters.to_vec(),
+            ..ConfState::default()
+        };
+        Event::Group(Box::new(GroupReport {
+            applied: membership.clone(),
+            membership,
+            ..GroupReport::default()
+        }))
+    }
+
     const KEY: Command = Command::SetLeaseKey { key: [2; 32] };
 
     /// Claim: a leader that lost its office with the proposal of a new version proposes it again in
@@ -434,17 +447,6 @@ mod tests {
     #[test]
     fn a_leaving_member_holds_the_version() {
         let mut office = office();
-        let report = |voters: &[u64]| {
-            let membership = ConfState {
-                voters: voters.to_vec(),
-                ..ConfState::default()
-            };
-            Event::Group(Box::new(GroupReport {
-                applied: membership.clone(),
-                membership,
-                ..GroupReport::default()
-            }))
-        };
         let add = Command::AddMember {
             name: "b".into(),
             address: "b:1".into(),
@@ -468,17 +470,6 @@ mod tests {
     /// (simulated: seed 1116; it was removed at once, and three workers waited for it for ever).
     #[test]
     fn who_knows_no_group_sends_elsewhere() {
-        let report = |voters: Vec<u64>| {
-            let membership = ConfState {
-                voters,
-                ..ConfState::default()
-            };
-            Event::Group(Box::new(GroupReport {
-                applied: membership.clone(),
-                membership,
-                ..GroupReport::default()
-            }))
-        };
         let connection = ConnectionId(7);
         let is_sent_away = |leader: &mut Leader, now| {
             let hello = Event::Hello {
@@ -514,12 +505,12 @@ mod tests {
             said
         };
         let Office { leader, now, .. } = &mut office();
-        leader.handle(report(vec![1]), *now).unwrap();
+        leader.handle(report(&[1]), *now).unwrap();
         assert!(!is_sent_away(leader, *now));
         let config = LeaderConfig::of_test("a", "a:1");
         let mut joiner = Leader::new(config, State::default(), Secrets::new([1; 32]));
         assert!(is_sent_away(&mut joiner, *now));
-        joiner.handle(report(Vec::new()), *now).unwrap();
+        joiner.handle(report(&[]), *now).unwrap();
         assert!(is_sent_away(&mut joiner, *now));
     }
 
